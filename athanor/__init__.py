@@ -1,0 +1,3 @@
+"""Athanor: from raw documents to an aligned, evaluated, served language model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,160 @@
+"""The recipe language: one typed tree for every stage. Unknown keys are refused; units are in the names."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from athanor.model.config import ModelConfig, Strict
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class SourceRecipe(Strict):
+    """One named source of documents. ``kind: arithmetic`` is generated, ``files`` is read from ``paths``."""
+
+    kind: Literal["files", "arithmetic"] = "files"
+    paths: list[str] = Field(default_factory=list, description="files, folders or globs")
+    domain: str = "general"
+    language: str = "und"
+    text_key: str = Field(default="text", description="field of jsonl and parquet rows that holds the text")
+    holdout: float = Field(default=0.0, ge=0, lt=1, description="share of documents kept for validation (by id hash)")
+    documents: int = Field(default=0, ge=0, description="how many to generate (generated kinds)")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of a generated kind")
+
+
+class DataRecipe(Strict):
+    """Where documents come from."""
+
+    sources: dict[str, SourceRecipe] = Field(default_factory=dict)
+    max_document_bytes: int = Field(default=64_000_000, gt=0)
+
+
+class TokenizerRecipe(Strict):
+    """A byte-level BPE to train, or an existing tokenizer (``path``) to use."""
+
+    path: str | None = None
+    vocab_size: int = Field(default=4096, gt=0)
+    train_bytes: int = Field(default=50_000_000, gt=0, description="at most this much text is counted")
+
+
+class ScheduleRecipe(Strict):
+    """Learning rate over one stage: linear warm-up to ``lr``, then the named shape down to ``min_lr``."""
+
+    kind: Literal["cosine", "wsd", "constant", "linear"] = "cosine"
+    lr: float = Field(default=3e-4, gt=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    start_lr: float = Field(default=0.0, ge=0, description="learning rate before the first warm-up step")
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_share: float = Field(default=0.2, ge=0, le=1, description="wsd: last share of the steps that decays")
+
+
+class BatchStep(Strict):
+    """From ``after_tokens`` on, the global batch is ``global_batch_tokens``."""
+
+    after_tokens: int = Field(ge=0)
+    global_batch_tokens: int = Field(gt=0)
+
+
+class StageRecipe(Strict):
+    """One pre-training stage: mixture, length, batch, schedule, RoPE base. Give ``tokens`` or ``steps``."""
+
+    name: str
+    mixture: dict[str, float] = Field(default_factory=dict, description="weight by source; empty: by tokens")
+    tokens: int | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    seq_len: int | None = Field(default=None, gt=0)
+    global_batch_tokens: int | None = Field(default=None, gt=0)
+    batch_ramp: list[BatchStep] = Field(default_factory=list)
+    schedule: ScheduleRecipe | None = None
+    rope_theta: float | None = Field(default=None, gt=0)
+
+
+class OptimizerRecipe(Strict):
+    """Decoupled AdamW."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    fused: bool = True
+    decay_embeddings: bool = True
+
+
+class TrainRecipe(Strict):
+    """The loop. Batch sizes are in tokens; ``steps``/``tokens`` here serve recipes without ``stages``."""
+
+    seq_len: int = Field(default=512, gt=0)
+    global_batch_tokens: int = Field(default=8192, gt=0)
+    micro_batch_tokens: int | None = Field(default=None, gt=0, description="None: the whole local batch at once")
+    steps: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    precision: Precision = "auto"
+    clip_norm: float = Field(default=1.0, gt=0)
+    compile: bool = False
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    stages: list[StageRecipe] = Field(default_factory=list)
+    eval_every_steps: int = Field(default=0, ge=0, description="0: at the end of each stage only")
+    eval_tokens: int = Field(default=65_536, gt=0)
+    checkpoint_every_steps: int = Field(default=0, ge=0, description="0: at stage ends and on a stop only")
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every_steps: int = Field(default=1, ge=1)
+    tensorboard: bool = True
+    deterministic: bool = True
+
+
+class SFTRecipe(Strict):
+    """Supervised fine-tuning on conversations (jsonl of ``messages``, or the arithmetic generator)."""
+
+    sources: dict[str, SourceRecipe] = Field(default_factory=dict)
+    train: TrainRecipe = TrainRecipe()
+
+
+class RLRecipe(Strict):
+    """Outcome-based RL (GRPO, arXiv 2402.03300): ``prompts_per_step`` × ``group_size`` rollouts a step."""
+
+    sources: dict[str, SourceRecipe] = Field(default_factory=dict)
+    verifier: Literal["arithmetic", "exact", "choice"] = "arithmetic"
+    prompts_per_step: int = Field(default=16, gt=0)
+    group_size: int = Field(default=8, gt=1)
+    max_new_tokens: int = Field(default=96, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    clip_low: float = Field(default=0.2, gt=0)
+    clip_high: float = Field(default=0.28, gt=0, description="DAPO's higher upper clip, arXiv 2503.14476")
+    kl_coef: float = Field(default=0.0, ge=0)
+    normalize_std: bool = Field(default=True, description="divide group advantages by their std")
+    updates_per_batch: int = Field(default=1, ge=1)
+    train: TrainRecipe = TrainRecipe()
+
+
+class EvalRecipe(Strict):
+    """Evaluation of a model directory."""
+
+    tasks: list[str] = Field(default_factory=lambda: ["arithmetic"])
+    questions: int = Field(default=200, gt=0)
+    max_new_tokens: int = Field(default=96, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+
+
+class Recipe(Strict):
+    """A whole life: documents → tokenizer → stages → SFT → RL → evaluation. Sections a command needs must be there."""
+
+    name: str = "run"
+    seed: int = Field(default=0, ge=0)
+    model: ModelConfig | None = Field(default=None, description="shape; `preset: NAME` starts from a named one")
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    data: DataRecipe = DataRecipe()
+    train: TrainRecipe = TrainRecipe()
+    sft: SFTRecipe = SFTRecipe()
+    rl: RLRecipe = RLRecipe()
+    eval: EvalRecipe = EvalRecipe()
+
+    @model_validator(mode="after")
+    def _mixtures_name_sources(self) -> Recipe:
+        for stage in self.train.stages:
+            for source in stage.mixture:
+                if source not in self.data.sources:
+                    known = ", ".join(self.data.sources) or "none"
+                    raise ValueError(f"stage {stage.name}: mixture names source {source!r}; data.sources has: {known}")
+        return self
