@@ -1,0 +1,212 @@
+"""The decoder, for one device: embeddings, blocks, final norm, head. No collective, no rank, no mesh."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from athanor.errors import AthanorError
+from athanor.model.attention import Attention, Rope
+from athanor.model.cache import KVCache
+from athanor.model.config import ModelConfig
+from athanor.model.feed_forward import FeedForward
+from athanor.model.head import cross_entropy_sum, token_logprobs
+from athanor.model.moe import MoEFeedForward
+from athanor.model.norms import make_norm
+from athanor.model.packing import Packing
+from athanor.model.rope import rope_tables
+
+#: labels with this value carry no loss (the same as athanor.data.types.IGNORE, which this room does not import)
+IGNORE = -100
+
+
+class Block(nn.Module):
+    """h ← h + post(attn(norm(h))); h ← h + post(mlp(norm(h))). ``post`` is the identity for placement ``pre``.
+
+    With placement ``depth_scaled_sandwich`` the post-norm gains begin at c/√L (arXiv 2504.07866, section 3.1, eq. 2).
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        sandwich = config.norm_placement != "pre"
+        moe = (
+            config.moe
+            if config.moe is not None and layer >= config.moe.first_k_dense
+            else None
+        )
+        self.input_norm = make_norm(config)
+        self.attn = Attention(config, layer)
+        self.post_attn_norm = make_norm(config) if sandwich else None
+        self.mlp_norm = make_norm(config)
+        self.mlp: FeedForward | MoEFeedForward = (
+            MoEFeedForward(config, moe) if moe else FeedForward(config)
+        )
+        self.post_mlp_norm = make_norm(config) if sandwich else None
+
+    def forward(
+        self,
+        h_BTD: torch.Tensor,
+        rope: Rope,
+        packing: Packing | None,
+        cache: KVCache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[B, T, D] → ([B, T, D], router auxiliary loss or None)."""
+        attn = self.attn(self.input_norm(h_BTD), rope, packing, cache)
+        h_BTD = h_BTD + (
+            attn if self.post_attn_norm is None else self.post_attn_norm(attn)
+        )
+        out = self.mlp(self.mlp_norm(h_BTD))
+        out, aux = out if isinstance(out, tuple) else (out, None)
+        return h_BTD + (
+            out if self.post_mlp_norm is None else self.post_mlp_norm(out)
+        ), aux
+
+
+class Decoder(nn.Module):
+    """Token ids → logits. Weights are undefined until :func:`athanor.model.init.init_weights` or a ModelDir fills them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope_theta = config.rope_theta
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.position_embedding == "learned"
+        self.embed_positions = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            if learned
+            else None
+        )
+        self.layers = nn.ModuleList(
+            Block(config, i) for i in range(config.num_hidden_layers)
+        )
+        self.final_norm = make_norm(config)
+        tied = config.tie_word_embeddings
+        self.lm_head = (
+            None
+            if tied
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """[V, D] output matrix (the embedding when tied)."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def set_rope_theta(self, theta: float) -> None:
+        """Change the RoPE base (a stage may); saved with the model's config."""
+        self.rope_theta = theta
+        self.config = self.config.model_copy(update={"rope_theta": theta})
+
+    def hidden(
+        self,
+        input_ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        doc_lens: list[list[int]] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states after the final norm [B, T, D], and the mean router loss × its coefficient, or None."""
+        n_rows, n_tokens = input_ids_BT.shape
+        device = input_ids_BT.device
+        packing = None
+        if cache is None:
+            packing = Packing.of(
+                doc_lens or [[n_tokens]] * n_rows, n_rows, n_tokens, device
+            )
+        if positions_BT is None:
+            lens_B = (
+                cache.lens_B
+                if cache is not None
+                else torch.zeros(n_rows, dtype=torch.int64, device=device)
+            )
+            positions_BT = lens_B[:, None] + torch.arange(n_tokens, device=device)
+        h_BTD = self.embed_tokens(input_ids_BT)
+        rope: Rope = None
+        if self.embed_positions is not None:
+            self._check_positions(positions_BT)
+            h_BTD = h_BTD + self.embed_positions(positions_BT)
+        else:
+            rope = rope_tables(positions_BT, self.config, self.rope_theta, h_BTD.dtype)
+        aux_losses = []
+        for layer in self.layers:
+            h_BTD, aux = layer(h_BTD, rope, packing, cache)
+            if aux is not None:
+                aux_losses.append(aux)
+        moe = self.config.moe
+        total_aux = (
+            moe.router_aux_loss_coef * torch.stack(aux_losses).mean()
+            if moe and aux_losses
+            else None
+        )
+        return self.final_norm(h_BTD), total_aux
+
+    def _check_positions(self, positions_BT: torch.Tensor) -> None:
+        if int(positions_BT.max()) >= self.config.max_position_embeddings:
+            raise AthanorError(
+                f"position {int(positions_BT.max())} is beyond the {self.config.max_position_embeddings} learned positions",
+                where="model",
+                fix="shorten the input or raise max_position_embeddings",
+            )
+
+    def forward(
+        self,
+        input_ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        doc_lens: list[list[int]] | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Logits [B, T, V] in the weights' dtype. ``doc_lens`` None: each row is one document."""
+        return F.linear(
+            self.hidden(input_ids_BT, positions_BT, doc_lens, cache)[0],
+            self.head_weight,
+        )
+
+    def loss(
+        self,
+        input_ids_BT: torch.Tensor,
+        labels_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        doc_lens: list[list[int]] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Cross-entropy summed over labelled positions (float32 scalar), and the router loss or None."""
+        hidden_BTD, aux = self.hidden(input_ids_BT, positions_BT, doc_lens)
+        hidden_ND, labels_N, _ = _labelled(hidden_BTD, labels_BT)
+        return cross_entropy_sum(hidden_ND, self.head_weight, labels_N), aux
+
+    def token_logprobs(
+        self,
+        input_ids_BT: torch.Tensor,
+        labels_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        doc_lens: list[list[int]] | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the labels and entropies, float32 [B, T], 0 where ignored; entropy has no gradient."""
+        hidden_BTD, _ = self.hidden(input_ids_BT, positions_BT, doc_lens)
+        hidden_ND, labels_N, where = _labelled(hidden_BTD, labels_BT)
+        logp_N, entropy_N = token_logprobs(
+            hidden_ND, self.head_weight, labels_N, temperature
+        )
+        zeros = logp_N.new_zeros(labels_BT.numel())
+        return (
+            zeros.index_copy(0, where, logp_N).view_as(labels_BT),
+            zeros.index_copy(0, where, entropy_N).view_as(labels_BT),
+        )
+
+    def post_step(self) -> None:
+        """What a mixture-of-experts model does after each optimizer step: move the router biases."""
+        for layer in self.layers:
+            if isinstance(layer.mlp, MoEFeedForward):
+                layer.mlp.update_bias()
+
+
+def _labelled(
+    hidden_BTD: torch.Tensor, labels_BT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states and labels of the positions that carry loss, and their flat positions."""
+    labels_N = labels_BT.flatten()
+    where = (labels_N != IGNORE).nonzero().flatten()
+    hidden_ND = hidden_BTD.flatten(0, 1)
+    if len(where) == len(labels_N):
+        return hidden_ND, labels_N, where
+    return hidden_ND.index_select(0, where), labels_N[where], where
