@@ -1,0 +1,80 @@
+"""GRPO: the policy-gradient objective over packed rollouts, and the stage that runs it.
+
+Per token t of an answer with advantage A (arXiv 2402.03300, equation 3; upper clip of its own as in arXiv 2503.14476):
+
+    r_t = exp(logπ(t) − logπ_old(t))
+    loss_t = −min(r_t·A, clip(r_t, 1 − ε_low, 1 + ε_high)·A) + β·k3_t
+    k3_t = exp(logπ_ref(t) − logπ(t)) − (logπ_ref(t) − logπ(t)) − 1
+
+summed over all answer tokens of the global batch and divided once by their number, so that a token weighs the same in a
+short answer and in a long one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from athanor.data.types import IGNORE, Batch
+from athanor.errors import AthanorError
+from athanor.model.decoder import Decoder
+from athanor.train.objective import Loss
+
+
+class GRPO:
+    """Objective over batches with extras ``advantage_BT`` and, where needed, ``old_logprob_BT``, ``ref_logprob_BT``.
+
+    ``on_policy``: one update for each batch of rollouts, so π_old is π itself: the ratio is exactly 1 and the recorded
+    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling.
+    """
+
+    name = "grpo"
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        kl_coef: float = 0.0,
+        on_policy: bool = True,
+    ) -> None:
+        self.temperature, self.clip_low, self.clip_high = temperature, clip_low, clip_high
+        self.kl_coef, self.on_policy = kl_coef, on_policy
+
+    def weight(self, batch: Batch) -> float:
+        """Answer tokens in the batch."""
+        return float(batch.n_targets)
+
+    def __call__(self, model: Decoder, batch: Batch) -> Loss:
+        mask_BT = batch.labels_BT != IGNORE
+        logp_BT, entropy_BT = model.token_logprobs(
+            batch.input_ids_BT, batch.labels_BT, batch.positions_BT, batch.doc_lens, temperature=self.temperature
+        )
+        advantage_BT = _extra(batch, "advantage_BT").to(logp_BT.dtype)
+        old_BT = logp_BT.detach() if self.on_policy else _extra(batch, "old_logprob_BT").to(logp_BT.dtype)
+        ratio_BT = (logp_BT - old_BT).exp()
+        clipped_BT = ratio_BT.clamp(1 - self.clip_low, 1 + self.clip_high)
+        gain_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
+        loss_BT = -gain_BT
+        weight = self.weight(batch)
+        # The clip binds where the clipped branch is strictly the smaller one: there the gradient is zero.
+        bound_BT = (clipped_BT * advantage_BT < ratio_BT * advantage_BT) & mask_BT
+        metrics: dict[str, tuple[float | torch.Tensor, float]] = {
+            "entropy": ((entropy_BT.detach() * mask_BT).sum(), weight),
+            "clip_share": (bound_BT.sum(), weight),
+            **batch.meta.get("metrics", {}),
+        }
+        if self.kl_coef:
+            delta_BT = _extra(batch, "ref_logprob_BT").to(logp_BT.dtype) - logp_BT
+            k3_BT = delta_BT.exp() - delta_BT - 1
+            loss_BT = loss_BT + self.kl_coef * k3_BT
+            metrics["kl"] = ((k3_BT.detach() * mask_BT).sum(), weight)
+        loss_sum = (loss_BT * mask_BT).sum()
+        metrics["loss"] = (loss_sum.detach(), weight)
+        return Loss(loss_sum, weight, metrics)
+
+
+def _extra(batch: Batch, name: str) -> torch.Tensor:
+    if name not in batch.extras:
+        raise AthanorError(f"the batch has no {name}", where="grpo", fix="let RolloutSource make the batches")
+    return batch.extras[name]
