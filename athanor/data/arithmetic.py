@@ -1,0 +1,269 @@
+"""Bilingual arithmetic word problems with worked steps, generated: the verified half of the quickstart's corpus.
+
+A problem is a *calculation* (kind and numbers) told in a language with names and things. Splits are made on the hash of
+the calculation, not of the text: a test question's numbers never occur, in either language, in any other split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from athanor.data.types import Document
+from athanor.errors import AthanorError
+
+Split = Literal["train", "sft", "rl", "test"]
+Language = Literal["en", "zh"]
+
+#: upper edges of each split on the hash of the calculation, in 1/100
+_SPLITS: dict[str, tuple[int, int]] = {"train": (0, 60), "sft": (60, 75), "rl": (75, 93), "test": (93, 100)}
+
+_NAMES: dict[str, list[str]] = {
+    "en": ["Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry"],
+    "zh": ["小明", "小红", "小华", "小刚", "小丽", "小军", "小芳", "小强"],
+}
+_THINGS: dict[str, list[str]] = {
+    "en": ["apples", "books", "pencils", "stamps", "cards", "shells", "coins", "marbles"],
+    "zh": ["苹果", "本子", "铅笔", "邮票", "卡片", "贝壳", "硬币", "弹珠"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """``steps`` are the worked lines (``6 × 14 = 84``), ``key`` names the calculation, ``kind`` its template family."""
+
+    question: str
+    steps: tuple[str, ...]
+    answer: int
+    language: Language
+    kind: str
+    key: str
+
+    def worked(self) -> str:
+        """The answer with its steps, as a careful person writes it."""
+        if self.language == "zh":
+            return "。".join(self.steps) + f"。{self.short()}"
+        return ". ".join(self.steps) + f". {self.short()}"
+
+    def short(self) -> str:
+        """The bare answer."""
+        return f"答案是 {self.answer}。" if self.language == "zh" else f"The answer is {self.answer}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How to draw the numbers, work the steps, and tell the story in both languages."""
+
+    draw: Callable[[random.Random], tuple[int, ...]]
+    work: Callable[..., tuple[tuple[str, ...], int]]
+    en: tuple[str, ...]
+    zh: tuple[str, ...]
+
+
+def _times(a: int, b: int) -> tuple[list[str], int]:
+    """One digit times two digits by tens and ones: what a pupil would write."""
+    tens, ones = b // 10 * 10, b % 10
+    if not tens or not ones:
+        return [f"{a} × {b} = {a * b}"], a * b
+    parts = [f"{a} × {tens} = {a * tens}", f"{a} × {ones} = {a * ones}", f"{a * tens} + {a * ones} = {a * b}"]
+    return parts, a * b
+
+
+def _gather(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
+    steps, total = _times(n, each)
+    return (*steps, f"{total} + {more} = {total + more}"), total + more
+
+
+def _change(n: int, price: int, left: int) -> tuple[tuple[str, ...], int]:
+    steps, total = _times(n, price)
+    return (*steps, f"{total + left} - {total} = {left}"), left
+
+
+def _add_take(a: int, b: int, c: int) -> tuple[tuple[str, ...], int]:
+    return (f"{a} + {b} = {a + b}", f"{a + b} - {c} = {a + b - c}"), a + b - c
+
+
+def _take_add(a: int, b: int, c: int) -> tuple[tuple[str, ...], int]:
+    return (f"{a} - {b} = {a - b}", f"{a - b} + {c} = {a - b + c}"), a - b + c
+
+
+def _share(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
+    return (f"{n * each} ÷ {n} = {each}", f"{each} + {more} = {each + more}"), each + more
+
+
+def _draw_add_take(r: random.Random) -> tuple[int, ...]:
+    a, b = r.randint(11, 99), r.randint(11, 99)
+    return a, b, r.randint(11, a + b - 1)
+
+
+def _draw_take_add(r: random.Random) -> tuple[int, ...]:
+    a = r.randint(30, 199)
+    return a, r.randint(11, a - 1), r.randint(11, 99)
+
+
+_KINDS: dict[str, _Kind] = {
+    "gather": _Kind(
+        lambda r: (r.randint(2, 9), r.randint(11, 49), r.randint(11, 99)),
+        _gather,
+        (
+            "{who} has {a} boxes with {b} {things} each and finds {c} more. How many {things} does {who} have now?",
+            "There are {a} bags of {b} {things}. {who} adds {c} {things}. How many {things} are there in all?",
+        ),
+        (
+            "{who}有{a}盒{things}，每盒{b}个，又找到{c}个。{who}现在有多少个{things}？",
+            "这里有{a}袋{things}，每袋{b}个。{who}又放进{c}个。一共有多少个{things}？",
+        ),
+    ),
+    "change": _Kind(
+        lambda r: (r.randint(2, 9), r.randint(11, 29), r.randint(3, 60)),
+        _change,
+        (
+            "{who} has {total} dollars and buys {a} toys for {b} dollars each. How many dollars are left?",
+            "{a} tickets cost {b} dollars each. {who} pays with {total} dollars. How much change is due?",
+        ),
+        (
+            "{who}有{total}元，买了{a}个玩具，每个{b}元。还剩多少元？",
+            "每张票{b}元，{who}买{a}张，付了{total}元。应找回多少元？",
+        ),
+    ),
+    "add_take": _Kind(
+        _draw_add_take,
+        _add_take,
+        (
+            "{who} had {a} {things}, got {b} more and gave away {c}. How many {things} does {who} have now?",
+            "A shop had {a} {things}, received {b} and sold {c}. How many {things} are left?",
+        ),
+        (
+            "{who}原来有{a}个{things}，又得到{b}个，送出{c}个。{who}现在有多少个{things}？",
+            "商店有{a}个{things}，进货{b}个，卖出{c}个。还剩多少个{things}？",
+        ),
+    ),
+    "take_add": _Kind(
+        _draw_take_add,
+        _take_add,
+        (
+            "{who} had {a} {things}, lost {b} and then bought {c}. How many {things} does {who} have now?",
+            "A train carries {a} people. {b} get off and {c} get on. How many people are on the train?",
+        ),
+        (
+            "{who}原来有{a}个{things}，丢了{b}个，又买了{c}个。{who}现在有多少个{things}？",
+            "火车上有{a}人，下车{b}人，上车{c}人。现在车上有多少人？",
+        ),
+    ),
+    "share": _Kind(
+        lambda r: (r.randint(2, 9), r.randint(11, 49), r.randint(11, 99)),
+        _share,
+        (
+            "{a} children share {total} {things} equally. {who}, one of them, had {c} before. How many does {who} have?",
+            "{who} packs {total} {things} evenly into {a} boxes and adds {c} to one. How many {things} are in that box?",
+        ),
+        (
+            "{total}个{things}平均分给{a}个孩子，其中{who}原来有{c}个。{who}现在有多少个{things}？",
+            "{who}把{total}个{things}平均装进{a}个盒子，再往一个盒子里放{c}个。这个盒子里有多少个{things}？",
+        ),
+    ),
+}
+
+KINDS = tuple(_KINDS)
+
+
+def split_of(key: str) -> Split:
+    """The one split a calculation belongs to."""
+    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+    return next(name for name, (low, high) in _SPLITS.items() if low <= bucket < high)  # type: ignore[return-value]
+
+
+def _problem(kind: str, rng: random.Random, language: Language) -> Problem:
+    spec = _KINDS[kind]
+    numbers = spec.draw(rng)
+    steps, answer = spec.work(*numbers)
+    a, b, c = numbers
+    total = a * b + (c if kind == "change" else 0)
+    template = rng.choice(spec.en if language == "en" else spec.zh)
+    who, things = rng.choice(_NAMES[language]), rng.choice(_THINGS[language])
+    question = template.format(who=who, things=things, a=a, b=b, c=c, total=total)
+    return Problem(question, steps, answer, language, kind, f"{kind}:{a},{b},{c}")
+
+
+def questions(n: int, seed: int, split: Split) -> list[Problem]:
+    """``n`` different problems of a split, languages alternating, kinds in equal shares; the same for the same seed.
+
+    Raises AthanorError when the split has no ``n`` different questions.
+    """
+    if split not in _SPLITS:
+        raise AthanorError(f"unknown split {split!r}", where="arithmetic", fix=f"one of {', '.join(_SPLITS)}")
+    rng = random.Random(f"arithmetic:{seed}:{split}")
+    found: list[Problem] = []
+    seen: set[str] = set()
+    tries = 0
+    while len(found) < n:
+        tries += 1
+        if tries > 200 * n + 10_000:
+            raise AthanorError(
+                f"only {len(found)} different questions in split {split!r}, {n} asked",
+                where="arithmetic",
+                fix="ask for fewer documents",
+            )
+        language: Language = "zh" if len(found) % 2 else "en"
+        problem = _problem(KINDS[len(found) // 2 % len(KINDS)], rng, language)
+        if split_of(problem.key) == split and problem.question not in seen:
+            seen.add(problem.question)
+            found.append(problem)
+    return found
+
+
+_LAYOUTS = {
+    "en": ("Question: {q}\nAnswer: {a}", "{q}\n{a}", "Exercise. {q}\nSolution. {a}"),
+    "zh": ("问：{q}\n答：{a}", "{q}\n{a}", "题目：{q}\n解：{a}"),
+}
+
+
+def documents(n: int, seed: int, split: Split = "train", options: dict[str, Any] | None = None) -> Iterator[Document]:
+    """``n`` problems as plain text with worked steps, for pre-training. Options: ``per_document`` (default 1)."""
+    opts = dict(options or {})
+    per_document = int(opts.pop("per_document", 1))
+    if opts:
+        raise AthanorError(f"unknown option {next(iter(opts))!r}", where="arithmetic", fix="known: per_document")
+    rng = random.Random(f"layout:{seed}:{split}")
+    drawn = questions(n * per_document, seed, split)
+    for i in range(n):
+        texts = [
+            rng.choice(_LAYOUTS[p.language]).format(q=p.question, a=p.worked())
+            for p in drawn[i * per_document : (i + 1) * per_document]
+        ]
+        language = drawn[i * per_document].language if per_document == 1 else "mul"
+        yield Document(f"arithmetic-{split}-{seed}-{i}", "\n\n".join(texts), "mathematics", language)
+
+
+def conversations(
+    n: int, seed: int, split: Split = "sft", options: dict[str, Any] | None = None
+) -> Iterator[list[dict[str, str]]]:
+    """``n`` question–answer conversations. Option ``short_share``: how many answers come without steps (default 0.5).
+
+    People's answers differ in style; the short ones are right but teach no method. Outcome-based RL has to find out
+    which style earns the reward.
+    """
+    opts = dict(options or {})
+    short_share = float(opts.pop("short_share", 0.5))
+    if opts or not 0 <= short_share <= 1:
+        raise AthanorError(f"bad options {options}", where="arithmetic", fix="short_share, a number from 0 to 1")
+    rng = random.Random(f"style:{seed}:{split}")
+    for p in questions(n, seed, split):
+        answer = p.short() if rng.random() < short_share else p.worked()
+        yield [{"role": "user", "content": p.question}, {"role": "assistant", "content": answer}]
+
+
+_FULL_WIDTH = str.maketrans("０１２３４５６７８９－，．：", "0123456789-,.:")
+_ANSWER = re.compile(r"(?:answer\s+is|answer\s*[:=]|答案\s*是|答案\s*[为:=])\s*\$?\s*(-?\d[\d,]*)", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d[\d,]*")
+
+
+def final_answer(text: str) -> int | None:
+    """The number a text gives as its answer: behind the last "answer is" / "答案是", else the last number, else None."""
+    text = text.translate(_FULL_WIDTH)
+    found = _ANSWER.findall(text) or _NUMBER.findall(text)
+    return int(found[-1].replace(",", "")) if found else None
