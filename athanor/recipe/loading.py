@@ -1,0 +1,241 @@
+"""Recipe files → typed recipes, and errors that name the file, the line, the key and what would be right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from athanor.errors import AthanorError
+from athanor.recipe.overrides import apply_override, expand_preset, integral_floats_to_int, nearest, read_with_base
+from athanor.recipe.presets import PRESETS
+from athanor.recipe.schema import Recipe
+from athanor.recipe.source import KeyPath, Source, describe, parse_text
+
+#: What a field wants, by pydantic's error type, where pydantic's own words speak of Python and not of YAML.
+_WANTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text (quote it if it looks like a number)",
+    "list_type": "a list: [a, b] or lines of `- a`",
+    "tuple_type": "a list: [a, b]",
+    "dict_type": "a mapping: lines of `key: value`",
+    "model_type": "a mapping: lines of `key: value`",
+    "model_attributes_type": "a mapping: lines of `key: value`",
+}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file: lay it on its ``base:``, apply ``key.sub=value`` overrides, expand ``model.preset``, validate.
+
+    Raises AthanorError (all problems at once, each with its file and line or "command line") for anything wrong.
+    """
+    return _finish(read_with_base(Path(path)), overrides)
+
+
+def load_text(text: str, overrides: Sequence[str] = (), name: str = "recipe") -> Recipe:
+    """The same for recipe text (no ``base:``); ``name`` stands in messages."""
+    source = parse_text(text, name)
+    if not isinstance(source.value, dict):
+        raise AthanorError(f"a recipe is a mapping of sections, not {describe(source.value)}", where=name)
+    return _finish(source, overrides)
+
+
+def _finish(source: Source, overrides: Sequence[str]) -> Recipe:
+    problems: list[AthanorError] = []
+    for text in overrides:
+        try:
+            apply_override(source, text)
+        except AthanorError as error:
+            problems.append(error)
+    try:
+        expand_preset(source)
+    except AthanorError as error:
+        problems.append(error)
+    tree = integral_floats_to_int(source.value)
+    try:
+        # JSON mode, strict: integers pass for numbers and lists for tuples, but "512" and true do not pass for 512.
+        recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise _joined(problems + _explain(error, source)) from error
+    if problems:
+        raise _joined(problems)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that ``load`` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe file for editors: the typed recipe plus ``base`` and ``model.preset``."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"] = {
+        "base": {
+            "type": "string",
+            "description": "a recipe file that this one is laid on (path relative to this file)",
+        },
+        **schema["properties"],
+    }
+    model = schema["$defs"]["ModelConfig"]
+    model["anyOf"] = [{"required": ["preset"]}, {"required": model.pop("required")}]
+    model["properties"] = {
+        "preset": {"enum": list(PRESETS), "description": "start from this named shape; other keys change it"},
+        **model["properties"],
+    }
+    return schema
+
+
+# --- explaining validation errors ------------------------------------------------------------------------------------
+
+
+def _joined(problems: list[AthanorError]) -> AthanorError:
+    """One AthanorError that lists every problem, in the order of the lines."""
+    if len(problems) == 1:
+        return problems[0]
+
+    def line(problem: AthanorError) -> tuple[str, int]:
+        file, _, number = (problem.where or "").rpartition(":")
+        return (file, int(number)) if number.isdecimal() else (problem.where or "", 0)
+
+    listed = "\n".join(str(problem) for problem in sorted(problems, key=line))
+    return AthanorError(f"{len(problems)} problems in the recipe:\n{listed}")
+
+
+def _explain(error: ValidationError, source: Source) -> list[AthanorError]:
+    """Every problem that pydantic found, told in the words of a recipe."""
+    grouped: dict[tuple[KeyPath, str], list[Any]] = {}
+    for item in error.errors():
+        loc: KeyPath = tuple(item["loc"])
+        path = loc if item["type"] in ("extra_forbidden", "missing") else _written(loc, source.value)
+        kind = item["type"] if item["type"] in ("extra_forbidden", "missing", "value_error") else "value"
+        grouped.setdefault((path, kind), []).append(item)
+    return [_problem(path, kind, items, source) for (path, kind), items in grouped.items()]
+
+
+def _written(loc: KeyPath, value: Any) -> KeyPath:
+    """The part of ``loc`` that exists in the recipe (pydantic adds the branches of a union to it)."""
+    path: KeyPath = ()
+    for part in loc:
+        if not (_has_key(value, part) or _has_index(value, part)):
+            break
+        value = value[part]
+        path = (*path, part)
+    return path
+
+
+def _has_key(value: Any, part: str | int) -> bool:
+    return isinstance(value, dict) and part in value
+
+
+def _has_index(value: Any, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _problem(path: KeyPath, kind: str, items: list[Any], source: Source) -> AthanorError:
+    key = ".".join(map(str, path))
+    if kind == "extra_forbidden":
+        return _unknown_key(path, source)
+    if kind == "missing":
+        section = ".".join(map(str, path[:-1])) or "the recipe"
+        if isinstance(path[-1], int):
+            return AthanorError(
+                f"{section} has too few items", where=source.place(path[:-1]), fix=f"add item {path[-1]}"
+            )
+        fix = f"add `{path[-1]}:`"
+        if section == "model":
+            fix += ", or start from a named shape with `preset: NAME`"
+        return AthanorError(f"{section} needs {path[-1]!r}", where=source.place(path[:-1]), fix=fix)
+    if kind == "value_error":
+        what = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in items)
+        return AthanorError(f"{key}: {what}" if key else what, where=source.place(path))
+    wanted = " or ".join(dict.fromkeys(_wanted(item) for item in items))
+    value = items[0]["input"] if len(items) == 1 else _value_at(path, source.value)
+    return AthanorError(f"{key} is {describe(value)}", where=source.place(path), fix=f"it should be {wanted}")
+
+
+def _wanted(item: Any) -> str:
+    """What would be right, in the words of a recipe."""
+    context = item.get("ctx", {})
+    bounds = {"greater_than": ">", "greater_than_equal": "≥", "less_than": "<", "less_than_equal": "≤"}
+    if item["type"] in bounds:
+        limit = next(context[k] for k in ("gt", "ge", "lt", "le") if k in context)
+        return f"{bounds[item['type']]} {limit}"
+    if item["type"] == "literal_error":
+        close = nearest(str(item["input"]), [w.strip("' ") for w in _choices(context)])
+        return f"one of {context['expected']}" + (f"; did you mean {close!r}?" if close else "")
+    fallback = str(item["msg"]).removeprefix("Input should be ")
+    return _WANTED.get(item["type"], fallback)
+
+
+def _choices(context: dict[str, Any]) -> list[str]:
+    return str(context["expected"]).replace(" or ", ", ").split(",")
+
+
+def _value_at(path: KeyPath, value: Any) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _unknown_key(path: KeyPath, source: Source) -> AthanorError:
+    section = ".".join(map(str, path[:-1]))
+    known = list(_keys_at(path[:-1]))
+    if path[:-1] == ("model",):
+        known.append("preset")
+    if not path[:-1]:
+        known.append("base")
+    close = nearest(str(path[-1]), known)
+    inside = f"in {section}" if section else "at the top"
+    elsewhere = _elsewhere(str(path[-1])) if close is None else None
+    if close is not None:
+        fix = f"did you mean {close!r}?"
+    elif elsewhere is not None:
+        fix = f"did you mean {elsewhere!r}? Keys {inside}: {', '.join(known)}"
+    else:
+        fix = f"keys {inside}: {', '.join(known)}"
+    return AthanorError(f"unknown key {str(path[-1])!r} {inside}", where=source.place(path), fix=fix)
+
+
+def _keys_at(path: KeyPath) -> Iterable[str]:
+    """Field names of the model that stands at ``path`` of a recipe."""
+    here: Any = Recipe
+    for part in path:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            here = _inner(here.model_fields[str(part)].annotation)
+        else:  # dict[str, Model] or list[Model]
+            here = _inner(get_args(here)[-1])
+    return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else ()
+
+
+def _inner(annotation: Any) -> Any:
+    """``X`` of ``X | None``; other annotations as they are."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next(arg for arg in get_args(annotation) if arg is not type(None))
+    return annotation
+
+
+def _elsewhere(key: str) -> str | None:
+    """The dotted place of ``key`` in another section, when it is a key there (`lr` → `train.schedule.lr`)."""
+
+    def walk(model: type[BaseModel], prefix: str) -> str | None:
+        if key in model.model_fields:
+            return prefix + key
+        for name, info in model.model_fields.items():
+            inner = _inner(info.annotation)
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found = walk(inner, f"{prefix}{name}.")
+                if found:
+                    return found
+        return None
+
+    return walk(Recipe, "")
