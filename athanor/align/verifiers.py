@@ -1,6 +1,6 @@
 """Deterministic verifiers: a model's text and the expected answer in, a reward between 0 and 1 out.
 
-Every verifier first looks for the line that announces the final answer ("Answer: 42", "答案：42", "#### 42",
+Every verifier first looks for what is announced as the final answer ("Answer: 42", "答案：42", "#### 42",
 "\\boxed{42}"); what counts as one is the same for all of them.
 """
 
@@ -17,11 +17,10 @@ from athanor.errors import AthanorError
 Verifier = Callable[[str, str], float]
 
 _ANNOUNCED = re.compile(
-    r"(?:\banswer|最终答案|正确答案|答案|答)\s*(?:(?:[:=]|是|为|is\b)\s*)+(?P<line>[^\n]+)"
-    r"|####\s*(?P<hashes>[^\n]+)"
-    r"|\\boxed\{(?P<boxed>[^{}\n]*)\}",
+    r"(?:\banswer|最终答案|正确答案|答案|答)\s*(?:(?:[:=]|是|为|is\b)\s*)+|####\s*|\\boxed\{",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"。|[.!?;](?:\s|$)")
 _MINUS = str.maketrans({"−": "-", "–": "-", "﹣": "-"})
 #: A number whose digits may be grouped by commas or apostrophes in threes, or by single spaces in threes.
 _NUMBER = re.compile(r"[-+]?\s?(?:\d{1,3}(?:[,' ]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
@@ -34,10 +33,13 @@ def normalise(text: str) -> str:
 
 
 def final_answer(text: str) -> str | None:
-    """What the last announcing line says, normalised; None when no line announces an answer."""
+    """What stands behind the last announcement, to the end of its line, normalised; None when nothing is announced."""
     lines = "\n".join(normalise(line) for line in text.splitlines())
-    found = [m.group("line") or m.group("hashes") or m.group("boxed") for m in _ANNOUNCED.finditer(lines)]
-    return found[-1].strip() if found and found[-1] else None
+    heads = list(_ANNOUNCED.finditer(lines))
+    if not heads:
+        return None
+    said = lines[heads[-1].end() :].partition("\n")[0]
+    return said.partition("}")[0].strip() if heads[-1].group().endswith("{") else said.strip()
 
 
 def parse_number(text: str) -> Decimal | None:
@@ -56,14 +58,17 @@ def parse_number(text: str) -> Decimal | None:
 def arithmetic(text: str, expected: str) -> float:
     """1 when the announced answer is the expected number: 1,234 = １２３４ = 1234.0, with or without a unit behind it.
 
-    Of an equation ("Answer: 6 × 7 = 42") the right-hand side counts.
+    The first sentence behind the announcement counts, and of an equation ("Answer: 6 × 7 = 42") its right-hand side.
     A text that announces no answer is wrong, even when the number occurs in it: the format is part of the task.
     """
     want = parse_number(expected)
     if want is None:
         raise AthanorError(f"the expected answer {expected!r} holds no number", where="arithmetic verifier")
     said = final_answer(text)
-    return float(said is not None and parse_number(said.rpartition("=")[2]) == want)
+    if said is None:
+        return 0.0
+    sentence = _SENTENCE_END.split(said)[0]
+    return float(parse_number(sentence.rpartition("=")[2]) == want)
 
 
 def exact(text: str, expected: str) -> float:

@@ -66,19 +66,19 @@ def _top_p(logits_BK: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def candidates(logits_BV: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(log-probabilities [B, K] float32 of the distribution sampled from, their token ids [B, K]).
+    """(scores [B, K] float32, their token ids [B, K]): softmax(scores) is the distribution sampled from.
 
     ids are None when K = V and nothing is reordered. Equal logits at the edge of top-k are cut to exactly k.
     """
-    scaled_BV = logits_BV.float() / (sampling.temperature or 1.0)
-    vocab = scaled_BV.shape[-1]
+    scores_BV = logits_BV.float()
+    if sampling.temperature not in (0, 1):
+        scores_BV = scores_BV / sampling.temperature
+    vocab = scores_BV.shape[-1]
     k = sampling.top_k if 0 < sampling.top_k < vocab else vocab
     if k == vocab and sampling.top_p == 1.0:
-        return scaled_BV.log_softmax(-1), None
-    kept_BK, ids_BK = scaled_BV.topk(k, dim=-1) if k < vocab else scaled_BV.sort(dim=-1, descending=True)
-    if sampling.top_p < 1.0:
-        kept_BK = _top_p(kept_BK, sampling.top_p)
-    return kept_BK.log_softmax(-1), ids_BK
+        return scores_BV, None
+    kept_BK, ids_BK = scores_BV.topk(k, dim=-1) if k < vocab else scores_BV.sort(dim=-1, descending=True)
+    return (_top_p(kept_BK, sampling.top_p) if sampling.top_p < 1.0 else kept_BK), ids_BK
 
 
 def sample(logits_BV: torch.Tensor, sampling: Sampling, uniform_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,14 +89,15 @@ def sample(logits_BV: torch.Tensor, sampling: Sampling, uniform_B: torch.Tensor)
     """
     if sampling.greedy:
         scores_BV = logits_BV.float()
-        ids_B = scores_BV.argmax(-1)
-        return ids_B, scores_BV.gather(-1, ids_B[:, None])[:, 0] - scores_BV.logsumexp(-1)
-    logp_BK, ids_BK = candidates(logits_BV, sampling)
-    cdf_BK = logp_BK.exp().cumsum(-1)
+        best_B, ids_B = scores_BV.max(-1)
+        return ids_B, best_B - scores_BV.logsumexp(-1)
+    scores_BK, ids_BK = candidates(logits_BV, sampling)
+    shifted_BK = scores_BK - scores_BK.amax(-1, keepdim=True)
+    cdf_BK = shifted_BK.exp().cumsum(-1)
     total_B1 = cdf_BK[:, -1:]
     # Rounding may carry u·total up to total, past every token; the largest float below it is still inside the last one.
     target_B1 = torch.minimum(uniform_B[:, None].to(cdf_BK.dtype) * total_B1, total_B1.nextafter(total_B1.new_zeros(())))
     pick_B1 = torch.searchsorted(cdf_BK, target_B1, right=True).clamp_(max=cdf_BK.shape[-1] - 1)
-    logp_B = logp_BK.gather(-1, pick_B1)[:, 0]
+    logp_B1 = shifted_BK.gather(-1, pick_B1) - total_B1.log()
     ids_B1 = pick_B1 if ids_BK is None else ids_BK.gather(-1, pick_B1)
-    return ids_B1[:, 0], logp_B
+    return ids_B1[:, 0], logp_B1[:, 0]

@@ -35,10 +35,10 @@ CASES = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (0.9, 8, 0.
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), CASES)
 def test_distribution_equals_the_float64_formula(temperature: float, top_k: int, top_p: float) -> None:
     logits_BV = torch.randn(6, 23, generator=torch.Generator().manual_seed(1)) * 2
-    logp_BK, ids_BK = candidates(logits_BV, Sampling(temperature, top_k, top_p))
+    scores_BK, ids_BK = candidates(logits_BV, Sampling(temperature, top_k, top_p))
     probs_BV = torch.zeros(6, 23)
     ids = torch.arange(23).expand(6, 23) if ids_BK is None else ids_BK
-    probs_BV.scatter_(1, ids, logp_BK.exp())
+    probs_BV.scatter_(1, ids, scores_BK.softmax(-1))
     for row, probs in zip(logits_BV.numpy(), probs_BV.numpy(), strict=True):
         np.testing.assert_allclose(probs, reference(row, temperature, top_k, top_p), atol=2e-6)
 
