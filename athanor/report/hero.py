@@ -22,15 +22,11 @@ def draw(summary_dir: Path | str, out: Path | str) -> Path:
     """
     target = Path(out)
     if target.suffix.lower() != ".svg":
-        raise AthanorError(
-            f"cannot draw a {target.suffix or 'nameless'} picture", where=str(target), fix="name a .svg file"
-        )
+        raise AthanorError(f"cannot draw a {target.suffix} picture", where=str(target), fix="name a .svg file")
     files = read_run(Path(summary_dir))
     pictures = [svg for svg in (charts.loss_chart(files), charts.accuracy_chart(files)) if svg]
     if not pictures:
-        raise AthanorError(
-            "nothing to draw: no loss and no accuracy", where=str(summary_dir), fix="finish a stage first"
-        )
+        raise AthanorError("nothing to draw: no loss, no accuracy", where=str(summary_dir), fix="finish a stage first")
     parts, y, width = [], 16, 0
     for svg in pictures:
         found = _VIEW.search(svg)

@@ -1,4 +1,4 @@
-"""``write_report``: one self-contained HTML page about a run, written from its files alone; opens from disk, no network."""
+"""``write_report``: one self-contained HTML page about a run, from its files alone; opens from disk, no network."""
 
 from __future__ import annotations
 
@@ -155,8 +155,9 @@ def _tiles(files: RunFiles) -> list[tuple[Text, str]]:
         tiles.append((("tokens trained on", "训练 token 数"), number(float(sum(tokens)))))
     walls = [s.wall_s for s in files.stages if s.wall_s]
     total = files.summary.get("wall_s")
-    if is_number(total) or walls:
-        tiles.append((("time", "用时"), duration(float(total) if is_number(total) else sum(walls))))
+    wall_s = total if isinstance(total, int | float) and is_number(total) else sum(walls)
+    if wall_s:
+        tiles.append((("time", "用时"), duration(float(wall_s))))
     peaks = [s.peak_bytes for s in files.stages if s.peak_bytes]
     if peaks:
         tiles.append((("peak memory", "内存峰值"), _format(max(peaks), "peak_bytes")))
@@ -218,8 +219,9 @@ def _list(value: Any) -> list[Any]:
 
 
 def _samples(value: Any) -> dict[str, Any]:
-    """Rows of (question, expected, {stage: (answer, correct)}); ``answers``/``correct`` are maps by stage or one value."""
-    rows, stages = [], {}
+    """Rows of (question, expected, cells by stage); ``answers`` and ``correct`` are maps by stage, or one value."""
+    rows: list[dict[str, Any]] = []
+    stages: dict[str, None] = {}
     for sample in _list(value):
         if not isinstance(sample, dict):
             continue

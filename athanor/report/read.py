@@ -160,7 +160,7 @@ def _train_lines(rows: list[dict[str, Any]], where: str, problems: list[Text]) -
         repeated += key in latest
         latest.pop(key, None)
         latest[key] = row
-        nan += isinstance(row.get("loss"), float) and not math.isfinite(row["loss"])
+        nan += "loss" in row and not is_number(row["loss"])
     if repeated:
         problems.append(
             (f"{where}: {repeated} step(s) run again after a restart", f"{where}：重启后重算 {repeated} 步")
@@ -212,7 +212,7 @@ def _folders(root: Path, summary: dict[str, Any]) -> dict[Path, list[dict[str, A
 
 
 def read_run(root: Path) -> RunFiles:
-    """Read a stage RunDir, or a folder of several with a ``summary.json``. Raises AthanorError if there is no folder."""
+    """Read a stage RunDir, or a folder of several with a ``summary.json``. Raises AthanorError for no folder."""
     root = Path(root)
     if not root.is_dir():
         raise AthanorError("no such run directory", where=str(root), fix="give the folder that a stage wrote")

@@ -1,8 +1,8 @@
 """Small inline-SVG charts: text stays text (the reader's own fonts show it, Chinese too) and colours follow the page.
 
 Every chart is a string of one ``<svg>`` element. Colours are classes (``c0`` … ``c7``, ``axis``, ``grid``) that
-``STYLE`` or the page defines, so that a chart follows light and dark. A label is ``(english, chinese)``; both are written
-and the page hides one of them.
+``STYLE`` or the page defines, so that a chart follows light and dark. A label is ``(english, chinese)``; both are
+written and the page hides one of them.
 """
 
 from __future__ import annotations
@@ -207,10 +207,15 @@ def _axes(frame: _Frame) -> None:
     for tick in linear_ticks(frame.x0, frame.x1, 8):
         parts.append(label(frame.x(tick), floor + 17, number(tick), css="tick", anchor="middle"))
     parts.append(f'<path class="axis" d="M{frame.left:.1f} {floor:.1f}H{right:.1f}"/>')
-    parts.append(label((frame.left + right) / 2, axes.height - 8, both(axes.x_label), css="muted", anchor="middle"))
-    middle = (frame.top + floor) / 2
+    _axis_names(frame)
+
+
+def _axis_names(frame: _Frame) -> None:
+    axes = frame.axes
+    centre, middle = (frame.left + axes.width - frame.right) / 2, (frame.top + axes.height - frame.bottom) / 2
     turn = f' transform="rotate(-90 14 {middle:.1f})"'
-    parts.append(label(14, middle, both(axes.y_label), css="muted", anchor="middle", extra=turn))
+    frame.parts.append(label(centre, axes.height - 8, both(axes.x_label), css="muted", anchor="middle"))
+    frame.parts.append(label(14, middle, both(axes.y_label), css="muted", anchor="middle", extra=turn))
 
 
 def _bands(frame: _Frame, bands: Sequence[Band]) -> None:
@@ -257,7 +262,8 @@ def _path(frame: _Frame, line: Series) -> str:
     out = f'<path class="line s{color}{faint}" d="{d}"/>' if len(points) > 1 else ""
     if line.dots or len(points) == 1:
         out += "".join(
-            f'<circle class="f{color}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"><title>{number(y)}</title></circle>'
+            f'<circle class="f{color}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3">'
+            f"<title>{number(y)}</title></circle>"
             for x, y in points
         )
     return out
@@ -315,17 +321,11 @@ def bar_chart(
                 continue
             width = slot / len(bars)
             x, y = centre - slot / 2 + i * width, frame.y(min(value, top))
-            frame.parts.append(
-                f'<rect class="f{i}" x="{x + 1:.1f}" y="{y:.1f}" width="{width - 2:.1f}" height="{floor - y:.1f}" rx="2"/>'
-            )
+            box = f'x="{x + 1:.1f}" y="{y:.1f}" width="{width - 2:.1f}" height="{floor - y:.1f}"'
+            frame.parts.append(f'<rect class="f{i}" {box} rx="2"/>')
             frame.parts.append(label(x + width / 2, y - 5, number(value), anchor="middle"))
     frame.parts.append(f'<path class="axis" d="M{frame.left} {floor:.1f}H{axes.width - frame.right}"/>')
-    frame.parts.append(
-        label((frame.left + axes.width) / 2, axes.height - 8, both(axes.x_label), css="muted", anchor="middle")
-    )
-    middle = (frame.top + floor) / 2
-    turn = f' transform="rotate(-90 14 {middle:.1f})"'
-    frame.parts.append(label(14, middle, both(axes.y_label), css="muted", anchor="middle", extra=turn))
+    _axis_names(frame)
     if len(bars) > 1:
         frame.parts.append(_legend([(name, i) for i, (name, _) in enumerate(bars)], 40, frame.left))
     return _wrap(axes, "".join(frame.parts))
