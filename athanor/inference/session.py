@@ -1,0 +1,72 @@
+"""A model with its tokenizer, ready to speak: open a model directory, find the stop tokens, stream whole characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from athanor.inference.engine import stream
+from athanor.inference.sampling import Sampling
+from athanor.model.decoder import Decoder
+from athanor.model.hf import load_model_dir
+from athanor.tokenizer.chat import END
+from athanor.tokenizer.tokenizer import Tokenizer
+
+
+def default_device() -> torch.device:
+    """The accelerator of this machine, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One model and the tokenizer that belongs to it."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> Speaker:
+        """Load a model directory. AthanorError when it is no model directory or its tokenizer has more ids than rows."""
+        tokenizer = Tokenizer.load(path)
+        model = load_model_dir(path, dtype=dtype, device=str(device or default_device()))
+        tokenizer.require_fits(model.config.vocab_size, where=str(path))
+        return cls(model.eval(), tokenizer)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The end of a text, and the end of a turn where the vocabulary has one."""
+        named = self.model.config.eos_token_id
+        ids = {self.tokenizer.eos_id, *([named] if isinstance(named, int) else named or [])}
+        if self.tokenizer.has_chat:
+            ids.add(self.tokenizer.special(END))
+        return sorted(ids)
+
+    def stream_text(self, prompt: list[int], sampling: Sampling, max_new_tokens: int, row_seed: int = 0) -> Iterator[str]:
+        """Pieces of text as they become whole; special tokens are left out. Their concatenation is the decoded answer."""
+        tokens = stream(self.model, prompt, sampling, self.stop_ids, max_new_tokens, row_seed=row_seed)
+        return whole_characters(tokens, self.tokenizer)
+
+
+def whole_characters(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Decode a token stream, holding back bytes until the character they begin is complete.
+
+    A Chinese character may be split over tokens, and what a token decodes to may depend on the one before it; so the
+    text since the last clean cut is decoded again, and only what is new and does not end in U+FFFD is let through.
+    """
+    ids: list[int] = []
+    clean, shown = 0, 0  # ids[clean:shown] is already out; ids[shown:] waits
+    for token in tokens:
+        ids.append(token)
+        before, now = tokenizer.decode(ids[clean:shown]), tokenizer.decode(ids[clean:])
+        if len(now) > len(before) and not now.endswith("\ufffd"):
+            yield now[len(before) :]
+            clean, shown = shown, len(ids)
+    rest = tokenizer.decode(ids[clean:])[len(tokenizer.decode(ids[clean:shown])) :]
+    if rest:
+        yield rest
