@@ -1,0 +1,232 @@
+"""Decoupled AdamW over flat buffers: master weights, moments and gradients of a group are one tensor each.
+
+Why flat: clipping, the update and the cast back to bfloat16 are then one kernel a group instead of hundreds of small
+ones (a 94-layer model has over 1,000 tensors), and a checkpoint snapshot is a handful of copies. Every parameter starts
+on a 64-element boundary, so vector loads stay aligned and a resumed run sees the same alignment, hence the same bits.
+
+Precision ``bf16``: the model's parameters are views of a bfloat16 buffer; float32 masters, moments and gradients live
+here. Autocast would cast every weight again in each forward pass; here the cast happens once a step. Precision
+``fp32``: the model's parameters are views of the master buffer itself, there is no second copy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from athanor.errors import AthanorError
+from athanor.recipe.schema import OptimizerRecipe
+
+_ALIGN = 64
+_EMBEDDINGS = ("embed_tokens.", "embed_positions.")
+#: Elements whose squares are summed in one run; short runs keep the float32 norm accurate to about 1e-6.
+_NORM_RUN = 4096
+
+
+@dataclass(slots=True)
+class StepStats:
+    """Of one update, both on the device: the gradient's global norm before clipping, and 1.0 if it was not finite."""
+
+    grad_norm: torch.Tensor
+    skipped: torch.Tensor
+
+
+class _Group:
+    """Parameters that share a weight decay, laid out in flat buffers."""
+
+    def __init__(self, params: dict[str, nn.Parameter], weight_decay: float, low: torch.dtype) -> None:
+        first = next(iter(params.values()))
+        self.weight_decay = weight_decay
+        self.params = params
+        # float64 models (gradient checks) keep their precision; half-precision ones get float32 masters
+        high = first.dtype if first.dtype == torch.float64 and low == torch.float32 else torch.float32
+        self.spans: dict[str, tuple[int, torch.Size]] = {}
+        size = 0
+        for name, param in params.items():
+            self.spans[name] = (size, param.shape)
+            size += math.ceil(param.numel() / _ALIGN) * _ALIGN
+        size = math.ceil(size / _NORM_RUN) * _NORM_RUN
+        self.master, self.exp_avg, self.exp_avg_sq, self.grad = (
+            torch.zeros(size, dtype=high, device=first.device) for _ in range(4)
+        )
+        self.low = self.master if low == torch.float32 else torch.zeros(size, dtype=low, device=first.device)
+        self.grad_views = list(self.views(self.grad).values())
+        masters, lows = self.views(self.master), self.views(self.low)
+        with torch.no_grad():
+            for name, param in params.items():
+                masters[name].copy_(param)
+                lows[name].copy_(param)
+                param.data = lows[name]
+                param.grad = None
+
+    def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each parameter's part of a flat buffer, in its shape."""
+        return {name: flat[at : at + shape.numel()].view(shape) for name, (at, shape) in self.spans.items()}
+
+    def collect(self, first: bool) -> None:
+        """Move ``param.grad`` of every parameter into (or add it to) the flat gradient, in its precision."""
+        pairs = [(view, p.grad) for view, p in zip(self.grad_views, self.params.values(), strict=True)]
+        here = [(view, grad) for view, grad in pairs if grad is not None]
+        if first:
+            if len(here) < len(pairs):
+                torch._foreach_zero_([view for view, grad in pairs if grad is None])
+            if here:
+                torch._foreach_copy_([view for view, _ in here], [grad for _, grad in here])
+        elif here:
+            torch._foreach_add_([view for view, _ in here], [grad for _, grad in here])
+        for param in self.params.values():
+            param.grad = None
+
+
+class AdamW:
+    """Decoupled AdamW (arXiv 1711.05101) that owns master weights, gradients, clipping and the low-precision copies.
+
+    Groups: matrices decay; norms, biases and other 1-D parameters do not; embeddings by
+    ``recipe.decay_embeddings``. A parameter that got no gradient in a step counts as having gradient zero. Frozen
+    parameters (``requires_grad=False``) are left alone, apart from being cast to the compute precision.
+    """
+
+    def __init__(self, model: nn.Module, recipe: OptimizerRecipe, dtype: torch.dtype = torch.float32) -> None:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trained:
+            raise AthanorError("the model has no parameter to train", where="optimizer")
+        low = torch.float32 if dtype == torch.float32 else dtype
+        self.recipe, self.dtype = recipe, dtype
+        for param in model.parameters():
+            if not param.requires_grad and param.dtype != torch.float64:
+                param.data = param.data.to(low)
+        decayed = {name: p for name, p in trained.items() if self._decays(name, p)}
+        plain = {name: p for name, p in trained.items() if name not in decayed}
+        self.groups = [
+            _Group(params, decay, low) for params, decay in ((decayed, recipe.weight_decay), (plain, 0.0)) if params
+        ]
+        device = self.groups[0].master.device
+        #: updates done so far (skipped ones not counted); float32 because the fused kernel asks for it
+        self.steps_done = torch.zeros((), dtype=torch.float32, device=device)
+        self._empty = True
+
+    def _decays(self, name: str, param: nn.Parameter) -> bool:
+        if param.ndim < 2 or "norm" in name or name.endswith("bias"):
+            return False
+        return self.recipe.decay_embeddings or not name.startswith(_EMBEDDINGS)
+
+    @property
+    def masters(self) -> dict[str, torch.Tensor]:
+        """Views of the master weights by parameter name."""
+        return self._by_name("master")
+
+    @property
+    def grads(self) -> dict[str, torch.Tensor]:
+        """Views of the accumulated gradients by parameter name; unclipped until ``step``, clipped after it if fused."""
+        return self._by_name("grad")
+
+    def _by_name(self, buffer: str) -> dict[str, torch.Tensor]:
+        return {name: view for group in self.groups for name, view in group.views(getattr(group, buffer)).items()}
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """After each backward pass: add the parameters' gradients in master precision and free them."""
+        for group in self.groups:
+            group.collect(first=self._empty)
+        self._empty = False
+
+    @torch.no_grad()
+    def grad_norm(self) -> torch.Tensor:
+        """Global L2 norm of the accumulated gradient, a scalar tensor; float32 to about 1e-6, same bits every time."""
+        runs = [torch.linalg.vector_norm(group.grad.view(-1, _NORM_RUN), dim=1) for group in self.groups]
+        return torch.linalg.vector_norm(torch.cat(runs))
+
+    @torch.no_grad()
+    def step(self, lr: float, clip_norm: float) -> StepStats:
+        """One update with the accumulated gradient, clipped to ``clip_norm``; left undone if it is not finite.
+
+        Nothing here waits for the device: whether the step was skipped is decided there.
+        """
+        norm = self.grad_norm()
+        skipped = (~torch.isfinite(norm)).to(torch.float32)
+        scale = torch.clamp(norm / clip_norm, min=1.0)  # gradients are divided by it
+        # Adam's step counts updates that happened, so the bias correction stays right after a skipped one
+        self.steps_done += 1 - skipped
+        update = self._fused_update if self.recipe.fused else self._plain_update
+        update(lr, scale, skipped)
+        if self.dtype != torch.float32:
+            for group in self.groups:
+                group.low.copy_(group.master)
+        self._empty = True
+        return StepStats(norm, skipped)
+
+    def _fused_update(self, lr: float, scale: torch.Tensor, skipped: torch.Tensor) -> None:
+        """One pass over memory a group: clip, decay, moments and weights together (the kernel of torch.optim.AdamW)."""
+        beta1, beta2 = self.recipe.betas
+        for group in self.groups:
+            torch._fused_adamw_(
+                [group.master],
+                [group.grad],
+                [group.exp_avg],
+                [group.exp_avg_sq],
+                [],
+                [self.steps_done],
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group.weight_decay,
+                eps=self.recipe.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale.to(torch.float32),
+                found_inf=skipped,
+            )
+
+    def _plain_update(self, lr: float, scale: torch.Tensor, skipped: torch.Tensor) -> None:
+        """The same update written out (algorithm 2 of arXiv 1711.05101 without the schedule multiplier)."""
+        if float(skipped):
+            return
+        beta1, beta2 = self.recipe.betas
+        step = float(self.steps_done)
+        for group in self.groups:
+            grad = group.grad.div_(scale)
+            group.master.mul_(1 - lr * group.weight_decay)
+            group.exp_avg.lerp_(grad, 1 - beta1)
+            group.exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            denominator = (group.exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(self.recipe.eps)
+            group.master.addcdiv_(group.exp_avg, denominator, value=-lr / (1 - beta1**step))
+
+    def snapshot(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Copies in host memory of master weights and moments, by parameter name, for a checkpoint."""
+        out: dict[str, dict[str, torch.Tensor]] = {"params": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        for group in self.groups:
+            for key, flat in (("params", group.master), ("exp_avg", group.exp_avg), ("exp_avg_sq", group.exp_avg_sq)):
+                out[key].update(group.views(flat.detach().to("cpu", copy=True)))
+        out["optimizer"] = {"steps_done": self.steps_done.detach().to("cpu", copy=True)}
+        return out
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, dict[str, torch.Tensor]], where: str = "checkpoint") -> None:
+        """Load what ``snapshot`` gave, bit for bit; a missing, extra or differently shaped parameter is named."""
+        for key, buffer in (("params", "master"), ("exp_avg", "exp_avg"), ("exp_avg_sq", "exp_avg_sq")):
+            ours = self._by_name(buffer)
+            stored = state[key]
+            if odd := sorted(set(ours) ^ set(stored)):
+                raise AthanorError(f"parameters differ from the model's: {', '.join(odd[:5])}", where=where)
+            for name, view in ours.items():
+                if view.shape != stored[name].shape:
+                    raise AthanorError(
+                        f"{name} has shape {tuple(stored[name].shape)}, the model's is {tuple(view.shape)}", where=where
+                    )
+                view.copy_(stored[name])
+        self.steps_done.copy_(state["optimizer"]["steps_done"])
+        for group in self.groups:
+            if group.low is not group.master:
+                group.low.copy_(group.master)
+        self._empty = True
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Give the model parameters of its own again, in master precision; the optimizer is of no use afterwards."""
+        for group in self.groups:
+            for name, view in group.views(group.master).items():
+                group.params[name].data = view.clone()
+                group.params[name].grad = None
