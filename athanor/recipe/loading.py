@@ -33,7 +33,7 @@ _WANTED = {
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file: lay it on its ``base:``, apply ``key.sub=value`` overrides, expand ``model.preset``, validate.
+    """Read a recipe: lay it on its ``base:``, apply ``key.sub=value`` overrides, expand ``model.preset``, validate.
 
     Raises AthanorError (all problems at once, each with its file and line or "command line") for anything wrong.
     """

@@ -70,6 +70,12 @@ class StageRecipe(Strict):
     schedule: ScheduleRecipe | None = None
     rope_theta: float | None = Field(default=None, gt=0)
 
+    @model_validator(mode="after")
+    def _one_length(self) -> StageRecipe:
+        if self.tokens is not None and self.steps is not None:
+            raise ValueError(f"stage {self.name} gives both tokens and steps; keep one of the two")
+        return self
+
 
 class OptimizerRecipe(Strict):
     """Decoupled AdamW."""
@@ -149,6 +155,25 @@ class Recipe(Strict):
     sft: SFTRecipe = SFTRecipe()
     rl: RLRecipe = RLRecipe()
     eval: EvalRecipe = EvalRecipe()
+
+    @model_validator(mode="after")
+    def _sequences_fit(self) -> Recipe:
+        if self.model is None:
+            return self
+        limit = self.model.max_position_embeddings
+        given = {f"train.stages.{i} ({s.name})": s.seq_len for i, s in enumerate(self.train.stages)}
+        given |= {
+            name: train.seq_len
+            for name, train in (("train", self.train), ("sft.train", self.sft.train), ("rl.train", self.rl.train))
+            if "seq_len" in train.model_fields_set
+        }
+        for name, seq_len in given.items():
+            if seq_len is not None and seq_len > limit:
+                raise ValueError(
+                    f"{name}: seq_len {seq_len} is longer than model.max_position_embeddings {limit}; "
+                    "shorten the one or raise the other"
+                )
+        return self
 
     @model_validator(mode="after")
     def _mixtures_name_sources(self) -> Recipe:

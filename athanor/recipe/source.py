@@ -6,6 +6,7 @@ opposite of both). Duplicate keys, non-finite numbers and recursive aliases are 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class _Reader:
         self.places.setdefault(path, self.at(node))
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
+        if node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+            raise AthanorError(f"a recipe has no tags ({node.tag})", where=self.at(node), fix="write plain YAML")
         if id(node) in self.open:
             raise AthanorError("an alias (*name) contains itself", where=self.at(node), fix="write the value out")
         self.open.append(id(node))
@@ -187,7 +190,10 @@ def _nearby(path: Path) -> str | None:
     """What recipes the folder of a missing file does hold."""
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either"
-    found = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    found = sorted(p.name for p in path.parent.glob("[!.]*") if p.suffix in (".yaml", ".yml"))
+    close = difflib.get_close_matches(path.name, found, n=1)
+    if close:
+        return f"did you mean {path.parent / close[0]}?"
     return f"recipes in {path.parent}: {', '.join(found)}" if found else f"{path.parent} holds no .yaml file"
 
 
