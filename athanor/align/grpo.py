@@ -21,10 +21,11 @@ from athanor.train.objective import Loss
 
 
 class GRPO:
-    """Objective over batches with extras ``advantage_BT`` and, where needed, ``old_logprob_BT``, ``ref_logprob_BT``.
+    """Objective over batches with extras ``advantage_BT`` and, off policy, ``old_logprob_BT``.
 
     ``on_policy``: one update for each batch of rollouts, so π_old is π itself: the ratio is exactly 1 and the recorded
-    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling.
+    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling. ``reference`` is the
+    frozen model of the KL term, needed when ``kl_coef`` is not 0.
     """
 
     name = "grpo"
@@ -37,9 +38,12 @@ class GRPO:
         clip_high: float = 0.28,
         kl_coef: float = 0.0,
         on_policy: bool = True,
+        reference: Decoder | None = None,
     ) -> None:
+        if kl_coef and reference is None:
+            raise AthanorError("kl_coef needs a reference model", where="grpo", fix="kl_coef=0, or give the reference")
         self.temperature, self.clip_low, self.clip_high = temperature, clip_low, clip_high
-        self.kl_coef, self.on_policy = kl_coef, on_policy
+        self.kl_coef, self.on_policy, self.reference = kl_coef, on_policy, reference
 
     def weight(self, batch: Batch) -> float:
         """Answer tokens in the batch."""
@@ -47,9 +51,8 @@ class GRPO:
 
     def __call__(self, model: Decoder, batch: Batch) -> Loss:
         mask_BT = batch.labels_BT != IGNORE
-        logp_BT, entropy_BT = model.token_logprobs(
-            batch.input_ids_BT, batch.labels_BT, batch.positions_BT, batch.doc_lens, temperature=self.temperature
-        )
+        where = (batch.input_ids_BT, batch.labels_BT, batch.positions_BT, batch.doc_lens, self.temperature)
+        logp_BT, entropy_BT = model.token_logprobs(*where)
         advantage_BT = _extra(batch, "advantage_BT").to(logp_BT.dtype)
         old_BT = logp_BT.detach() if self.on_policy else _extra(batch, "old_logprob_BT").to(logp_BT.dtype)
         ratio_BT = (logp_BT - old_BT).exp()
@@ -64,8 +67,10 @@ class GRPO:
             "clip_share": (bound_BT.sum(), weight),
             **batch.meta.get("metrics", {}),
         }
-        if self.kl_coef:
-            delta_BT = _extra(batch, "ref_logprob_BT").to(logp_BT.dtype) - logp_BT
+        if self.kl_coef and self.reference is not None:
+            with torch.no_grad():
+                ref_BT, _ = self.reference.token_logprobs(*where)
+            delta_BT = ref_BT - logp_BT
             k3_BT = delta_BT.exp() - delta_BT - 1
             loss_BT = loss_BT + self.kl_coef * k3_BT
             metrics["kl"] = ((k3_BT.detach() * mask_BT).sum(), weight)

@@ -1,0 +1,101 @@
+"""Prompts with sampled answers → packed batches: labels on answer tokens only, documents isolated, rows of one length."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from athanor.data.packing import best_fit_decreasing
+from athanor.data.types import IGNORE, Batch
+from athanor.errors import AthanorError
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One prompt with one answer; ``logprobs`` are those recorded while sampling, one an answer token."""
+
+    prompt: list[int]
+    answer: list[int]
+    logprobs: list[float]
+    advantage: float
+
+    @property
+    def positions(self) -> int:
+        """Places it takes in a row: the last token is only ever a target."""
+        return len(self.prompt) + len(self.answer) - 1
+
+
+def pack_episodes(
+    episodes: Sequence[Episode], seq_len: int, micro_batch_tokens: int | None, pad_id: int
+) -> list[Batch]:
+    """Best-fit rows of ``seq_len``, ``micro_batch_tokens`` (None: all) at a time; extras ``advantage_BT``,
+    ``old_logprob_BT`` (float32). Padding at a row's end is one more document without labels.
+
+    Raises AthanorError for an episode that is longer than a row: nothing is cut.
+    """
+    lens = np.array([e.positions for e in episodes], dtype=np.int64)
+    if len(lens) and lens.max() > seq_len:
+        raise AthanorError(f"an episode takes {lens.max()} positions, a row has {seq_len}", where="rollouts")
+    order = np.argsort(-lens, kind="stable")
+    row_of, n_rows = best_fit_decreasing(lens[order], seq_len)
+    rows: list[list[Episode]] = [[] for _ in range(n_rows)]
+    for place, row in zip(order.tolist(), row_of.tolist(), strict=True):
+        rows[row].append(episodes[place])
+    rows_each = max(1, (micro_batch_tokens or n_rows * seq_len) // seq_len)
+    return [_batch(rows[i : i + rows_each], seq_len, pad_id) for i in range(0, n_rows, rows_each)]
+
+
+def _batch(rows: list[list[Episode]], seq_len: int, pad_id: int) -> Batch:
+    shape = (len(rows), seq_len)
+    ids_BT = np.full(shape, pad_id, dtype=np.int64)
+    labels_BT = np.full(shape, IGNORE, dtype=np.int64)
+    positions_BT = np.zeros(shape, dtype=np.int64)
+    advantage_BT, old_logprob_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    doc_lens: list[list[int]] = []
+    for b, row in enumerate(rows):
+        at, lens = 0, []
+        for episode in row:
+            n, first = episode.positions, at + len(episode.prompt) - 1
+            end = at + n
+            ids_BT[b, at:end] = (episode.prompt + episode.answer)[:-1]
+            labels_BT[b, first:end] = episode.answer
+            positions_BT[b, at:end] = np.arange(n)
+            advantage_BT[b, first:end] = episode.advantage
+            old_logprob_BT[b, first:end] = episode.logprobs
+            lens.append(n)
+            at = end
+        if at < seq_len:
+            lens.append(seq_len - at)
+            positions_BT[b, at:] = np.arange(seq_len - at)
+        doc_lens.append(lens)
+    tensors = [torch.from_numpy(x) for x in (ids_BT, labels_BT, positions_BT)]
+    extras = {"advantage_BT": torch.from_numpy(advantage_BT), "old_logprob_BT": torch.from_numpy(old_logprob_BT)}
+    return Batch(*tensors, doc_lens=doc_lens, extras=extras)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``."""
+    return Batch(
+        batch.input_ids_BT.to(device),
+        batch.labels_BT.to(device),
+        batch.positions_BT.to(device),
+        batch.doc_lens,
+        {name: x.to(device) for name, x in batch.extras.items()},
+        batch.meta,
+    )
+
+
+def dump_batches(batches: Sequence[Batch]) -> bytes:
+    """Batches as bytes, metrics left out: they are counted once, when the batch is made."""
+    buffer = io.BytesIO()
+    torch.save([[b.input_ids_BT, b.labels_BT, b.positions_BT, b.doc_lens, b.extras] for b in batches], buffer)
+    return buffer.getvalue()
+
+
+def load_batches(data: bytes) -> list[Batch]:
+    """What :func:`dump_batches` wrote."""
+    return [Batch(*fields) for fields in torch.load(io.BytesIO(data), weights_only=True)]

@@ -1,0 +1,210 @@
+"""Rollouts as a source of batches: sample groups of answers, verify, compare within the group, pack, hand to the trainer.
+
+A step's rollouts are a function of (seed, step, weights), so a resumed run samples what the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from athanor.align.advantages import group_advantages
+from athanor.align.packing import Episode, dump_batches, load_batches, pack_episodes, to_device
+from athanor.align.sources import Question
+from athanor.align.verifiers import Verifier
+from athanor.data.packing import seeded_order
+from athanor.data.types import Batch
+from athanor.errors import AthanorError
+from athanor.files import write_atomic
+from athanor.inference.engine import Generation, check_prompts, generate
+from athanor.inference.sampling import Sampling
+from athanor.model.decoder import Decoder
+from athanor.recipe.schema import RLRecipe
+from athanor.tokenizer.chat import END
+from athanor.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """A step's groups: P questions with G answers each; rewards and advantages float64 [P, G]."""
+
+    questions: list[Question]
+    prompts: list[list[int]]
+    generations: list[list[Generation]]
+    texts: list[list[str]]
+    rewards_PG: torch.Tensor
+    advantages_PG: torch.Tensor
+    seconds: float
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def kept(self) -> list[int]:
+        """Groups that teach something: their rewards differ. When none does, the first stays, so that a step is a step."""
+        return (self.advantages_PG != 0).any(1).nonzero()[:, 0].tolist() or [0]
+
+    def episodes(self) -> list[Episode]:
+        """The answers of the kept groups."""
+        return [
+            Episode(self.prompts[p], g.ids, g.logprobs, float(self.advantages_PG[p, i]))
+            for p in self.kept()
+            for i, g in enumerate(self.generations[p])
+        ]
+
+
+class RolloutSource:
+    """BatchSource of GRPO. Rollouts come from a twin of the model in ``dtype``: plain code, never compiled or wrapped.
+
+    With ``updates_per_batch`` above 1 a batch serves several steps although the weights move on; then it is kept in
+    ``store``, so that a run stopped in between resumes with the very same batch.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        tokenizer: Tokenizer,
+        verify: Verifier,
+        recipe: RLRecipe,
+        seed: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        store: Path | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        if recipe.updates_per_batch > 1 and store is None:
+            raise AthanorError("updates_per_batch above 1 needs a folder to keep rollouts in", where="rl")
+        self.questions, self.tokenizer, self.verify, self.recipe = list(questions), tokenizer, verify, recipe
+        self.seed, self.dtype, self.store, self.batch_size = seed, dtype, store, batch_size
+        self.stop_ids = [tokenizer.special(END), tokenizer.eos_id]
+        self.sampling = Sampling(temperature=recipe.temperature)
+        self.prompts = [tokenizer.render_chat(list(q.messages), add_generation_prompt=True) for q in self.questions]
+        self._check_room()
+        self._twin: Decoder | None = None
+
+    def _check_room(self) -> None:
+        """A prompt and its longest answer must fit a training row, or part of the answer could not be learned from."""
+        longest = max(range(len(self.prompts)), key=lambda i: len(self.prompts[i]))
+        need, room = len(self.prompts[longest]) + self.recipe.max_new_tokens - 1, self.recipe.train.seq_len
+        if need > room:
+            raise AthanorError(
+                f"question {self.questions[longest].id} and an answer of max_new_tokens={self.recipe.max_new_tokens} "
+                f"take {need} positions, {need - room} more than a row of {room}",
+                where="rl.train.seq_len",
+                fix=f"rl.train.seq_len={-(-need // 64) * 64}, or lower rl.max_new_tokens",
+            )
+
+    def micro_batches(self, step: int, model: Decoder) -> list[Batch]:
+        """The packed rollouts of a step, on the model's device."""
+        first = step - step % self.recipe.updates_per_batch
+        if self.recipe.updates_per_batch == 1:
+            batches = self._pack(self.rollout(step, model))
+        elif first == step:
+            batches = self._pack(self.rollout(step, model))
+            self._keep(step, batches)
+        else:
+            batches = self._kept(first)
+        device = next(model.parameters()).device
+        return [to_device(batch, device) for batch in batches]
+
+    def picks(self, step: int) -> list[int]:
+        """Questions of a step: a new order every epoch, no question twice in one (numbers into ``questions``)."""
+        n, per_step = len(self.questions), self.recipe.prompts_per_step
+        first = step // self.recipe.updates_per_batch * per_step
+        orders: dict[int, Any] = {}
+        picks = []
+        for place in range(first, first + per_step):
+            epoch, at = divmod(place, n)
+            if epoch not in orders:
+                orders[epoch] = seeded_order(n, self.seed, epoch)
+            picks.append(int(orders[epoch][at]))
+        return picks
+
+    def rollout(self, step: int, model: Decoder) -> Rollouts:
+        """Sample, verify and compare: P questions × G answers with the model's present weights."""
+        began = time.perf_counter()
+        picks, group = self.picks(step), self.recipe.group_size
+        prompts = [self.prompts[i] for i in picks]
+        rows = [prompt for prompt in prompts for _ in range(group)]
+        first = step * len(rows)
+        done = generate(
+            self._refreshed_twin(model),
+            rows,
+            self.sampling,
+            self.stop_ids,
+            self.recipe.max_new_tokens,
+            self.seed,
+            row_seeds=range(first, first + len(rows)),
+            batch_size=self.batch_size,
+        )
+        groups = [done[i : i + group] for i in range(0, len(done), group)]
+        texts = [[self.tokenizer.decode(g.ids) for g in answers] for answers in groups]
+        asked = [self.questions[i] for i in picks]
+        rewards = [[self.verify(text, q.answer) for text in said] for q, said in zip(asked, texts, strict=True)]
+        rewards_PG = torch.tensor(rewards, dtype=torch.float64)
+        advantages_PG = group_advantages(rewards_PG, self.recipe.normalize_std)
+        seconds = time.perf_counter() - began
+        rollouts = Rollouts(asked, prompts, groups, texts, rewards_PG, advantages_PG, seconds)
+        rollouts.metrics = rollout_metrics(rollouts)
+        return rollouts
+
+    def _refreshed_twin(self, model: Decoder) -> Decoder:
+        """A copy of the model for decoding, with its weights of now."""
+        if self._twin is None or self._twin.config != model.config:
+            check_prompts(model, self.prompts, self.recipe.max_new_tokens)
+            device = next(model.parameters()).device
+            with torch.device("meta"):
+                twin = Decoder(model.config)
+            self._twin = twin.to(self.dtype).to_empty(device=device).requires_grad_(False).eval()
+        self._twin.load_state_dict(model.state_dict())
+        return self._twin
+
+    def _pack(self, rollouts: Rollouts) -> list[Batch]:
+        batches = pack_episodes(
+            rollouts.episodes(), self.recipe.train.seq_len, self.recipe.train.micro_batch_tokens, self.tokenizer.pad_id
+        )
+        batches[0].meta["metrics"] = dict(rollouts.metrics)
+        return batches
+
+    def _file(self, step: int) -> Path:
+        assert self.store is not None
+        return self.store / f"rollouts-{step}.pt"
+
+    def _keep(self, step: int, batches: list[Batch]) -> None:
+        file = self._file(step)
+        write_atomic(file, dump_batches(batches))
+        # A stop saves in the middle of the newest batch only; a few older ones are kept in case that save is damaged.
+        for old in sorted(file.parent.glob("rollouts-*.pt"), key=lambda p: int(p.stem.split("-")[1]))[:-4]:
+            old.unlink(missing_ok=True)
+
+    def _kept(self, step: int) -> list[Batch]:
+        file = self._file(step)
+        if not file.exists():
+            raise AthanorError(
+                f"the rollouts of step {step} are gone",
+                where=str(file),
+                fix="resume from an earlier checkpoint (remove the newest), or start again with another --out",
+            )
+        return load_batches(file.read_bytes())
+
+
+def rollout_metrics(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
+    """(sum, weight) of what a step's rollouts tell: rewards, groups all right or all wrong, answer lengths."""
+    rewards_PG = rollouts.rewards_PG
+    n_groups, n_rows = len(rewards_PG), rewards_PG.numel()
+    right_PG = rewards_PG >= 1
+    lengths = [len(g.ids) for answers in rollouts.generations for g in answers]
+    finished = [g.finished for answers in rollouts.generations for g in answers]
+    return {
+        "reward": (float(rewards_PG.sum()), n_rows),
+        "accuracy": (float(right_PG.sum()), n_rows),
+        "solved_groups": (float(right_PG.all(1).sum()), n_groups),
+        "unsolved_groups": (float((~right_PG).all(1).sum()), n_groups),
+        "dropped_groups": (float((rollouts.advantages_PG == 0).all(1).sum()), n_groups),
+        "answer_tokens": (float(sum(lengths)), n_rows),
+        "finished": (float(sum(finished)), n_rows),
+        "rollout_s": (rollouts.seconds, 1.0),
+        "rollout_tokens_per_s": (sum(lengths) / rollouts.seconds, 1.0),
+    }
