@@ -47,7 +47,8 @@ class GRPO:
 
     def weight(self, batch: Batch) -> float:
         """Answer tokens in the batch."""
-        return float(batch.n_targets)
+        known = batch.meta.get("n_targets")  # counted before the batch went to an accelerator: no wait for it here
+        return float(batch.n_targets if known is None else known)
 
     def __call__(self, model: Decoder, batch: Batch) -> Loss:
         mask_BT = batch.labels_BT != IGNORE

@@ -77,18 +77,6 @@ def _batch(rows: list[list[Episode]], seq_len: int, pad_id: int) -> Batch:
     return Batch(*tensors, doc_lens=doc_lens, extras=extras)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on ``device``."""
-    return Batch(
-        batch.input_ids_BT.to(device),
-        batch.labels_BT.to(device),
-        batch.positions_BT.to(device),
-        batch.doc_lens,
-        {name: x.to(device) for name, x in batch.extras.items()},
-        batch.meta,
-    )
-
-
 def dump_batches(batches: Sequence[Batch]) -> bytes:
     """Batches as bytes, metrics left out: they are counted once, when the batch is made."""
     buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from athanor.align.advantages import group_advantages
-from athanor.align.packing import Episode, dump_batches, load_batches, pack_episodes, to_device
+from athanor.align.packing import Episode, dump_batches, load_batches, pack_episodes
 from athanor.align.sources import Question
 from athanor.align.verifiers import Verifier
 from athanor.data.packing import seeded_order
@@ -56,7 +56,7 @@ class Rollouts:
 
 
 class RolloutSource:
-    """BatchSource of GRPO. Rollouts come from a twin of the model in ``dtype``: plain code, never compiled or wrapped.
+    """BatchSource of GRPO. Rollouts come from a twin of the model: plain code, never compiled or wrapped.
 
     With ``updates_per_batch`` above 1 a batch serves several steps although the weights move on; then it is kept in
     ``store``, so that a run stopped in between resumes with the very same batch.
@@ -70,14 +70,13 @@ class RolloutSource:
         recipe: RLRecipe,
         seed: int,
         *,
-        dtype: torch.dtype = torch.float32,
         store: Path | None = None,
         batch_size: int = 256,
     ) -> None:
         if recipe.updates_per_batch > 1 and store is None:
             raise AthanorError("updates_per_batch above 1 needs a folder to keep rollouts in", where="rl")
         self.questions, self.tokenizer, self.verify, self.recipe = list(questions), tokenizer, verify, recipe
-        self.seed, self.dtype, self.store, self.batch_size = seed, dtype, store, batch_size
+        self.seed, self.store, self.batch_size = seed, store, batch_size
         self.stop_ids = [tokenizer.special(END), tokenizer.eos_id]
         self.sampling = Sampling(temperature=recipe.temperature)
         self.prompts = [tokenizer.render_chat(list(q.messages), add_generation_prompt=True) for q in self.questions]
@@ -97,17 +96,14 @@ class RolloutSource:
             )
 
     def micro_batches(self, step: int, model: Decoder) -> list[Batch]:
-        """The packed rollouts of a step, on the model's device."""
+        """The packed rollouts of a step (tensors on the host)."""
         first = step - step % self.recipe.updates_per_batch
-        if self.recipe.updates_per_batch == 1:
-            batches = self._pack(self.rollout(step, model))
-        elif first == step:
-            batches = self._pack(self.rollout(step, model))
+        if first != step:
+            return self._kept(first)
+        batches = self._pack(self.rollout(step, model))
+        if self.recipe.updates_per_batch > 1:
             self._keep(step, batches)
-        else:
-            batches = self._kept(first)
-        device = next(model.parameters()).device
-        return [to_device(batch, device) for batch in batches]
+        return batches
 
     def picks(self, step: int) -> list[int]:
         """Questions of a step: a new order every epoch, no question twice in one (numbers into ``questions``)."""
@@ -154,10 +150,10 @@ class RolloutSource:
         """A copy of the model for decoding, with its weights of now."""
         if self._twin is None or self._twin.config != model.config:
             check_prompts(model, self.prompts, self.recipe.max_new_tokens)
-            device = next(model.parameters()).device
+            weight = next(model.parameters())
             with torch.device("meta"):
                 twin = Decoder(model.config)
-            self._twin = twin.to(self.dtype).to_empty(device=device).requires_grad_(False).eval()
+            self._twin = twin.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False).eval()
         self._twin.load_state_dict(model.state_dict())
         return self._twin
 
