@@ -158,8 +158,8 @@ _KINDS: dict[str, _Kind] = {
         lambda r: (r.randint(2, 9), r.randint(11, 49), r.randint(11, 99)),
         _share,
         (
-            "{a} children share {total} {things} equally. {who}, one of them, had {c} before. How many does {who} have?",
-            "{who} packs {total} {things} evenly into {a} boxes and adds {c} to one. How many {things} are in that box?",
+            "{a} children share {total} {things} equally. {who}, one of them, had {c}. How many does {who} have now?",
+            "{who} packs {total} {things} evenly into {a} boxes and adds {c} to one. How many are in that box?",
         ),
         (
             "{total}个{things}平均分给{a}个孩子，其中{who}原来有{c}个。{who}现在有多少个{things}？",
@@ -263,7 +263,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*")
 
 
 def final_answer(text: str) -> int | None:
-    """The number a text gives as its answer: behind the last "answer is" / "答案是", else the last number, else None."""
+    """The number behind the last "answer is" / "答案是" of a text, else its last number, else None."""
     text = text.translate(_FULL_WIDTH)
     found = _ANSWER.findall(text) or _NUMBER.findall(text)
     return int(found[-1].replace(",", "")) if found else None

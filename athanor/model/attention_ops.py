@@ -74,8 +74,8 @@ def _packed_attention(
         )
         _put(out_NHD, out, bucket)
         lses.append(lse.flatten())
-    # Padded to a size that depends on shapes alone, so that the compiler's idea of it does not change with the lengths.
-    lse_all = torch.empty(_lse_size(q_NHD), dtype=lses[0].dtype)
+    # Padded to a size that depends on shapes alone, so that compiled code serves any lengths.
+    lse_all = torch.zeros(_lse_size(q_NHD), dtype=lses[0].dtype)
     torch.cat(lses, out=lse_all[: sum(x.numel() for x in lses)])
     return out_NHD, lse_all
 

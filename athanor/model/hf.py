@@ -90,7 +90,8 @@ def load_model_dir(
     links = _links_of(hf, config, model, files, path)
     check_tensors(files, links, model, config.tie_word_embeddings)
     stored = dtype or files.dtype(links[0].theirs[0])
-    model.load_state_dict(read_tensors(files, links, stored, device), strict=True, assign=True)
+    tensors = read_tensors(files, links, stored, device, keep=_buffers(model))
+    model.load_state_dict(tensors, strict=True, assign=True)
     _fill_counters(model, device)
     return model
 
@@ -101,6 +102,11 @@ def _links_of(hf: Mapping[str, Any], config: ModelConfig, model: Decoder, files:
         return native_links(model.state_dict())
     fused = any(name.endswith(".experts.gate_up_proj") for name in files.names())
     return family_links(config, family, fused)
+
+
+def _buffers(model: Decoder) -> set[str]:
+    """Tensors that keep their dtype: the bias of loss-free routing moves in steps that bfloat16 would lose."""
+    return {name.replace("_orig_mod.", "") for name, _ in model.named_buffers()}
 
 
 def _fill_counters(model: Decoder, device: torch.device | str) -> None:
@@ -140,7 +146,7 @@ def save_model_dir(
             _carry_over(path, folder)
             if tokenizer_files_from is not None:
                 _copy_tokenizer(Path(tokenizer_files_from), folder)
-            write_tensors(state, links, folder, dtype, max_shard_bytes)
+            write_tensors(state, links, folder, dtype, max_shard_bytes, keep=_buffers(model))
             write_json(folder / GENERATION, {key: hf[key] for key in _IDS if hf.get(key) is not None})
             write_json(folder / CONFIG, hf)
     except (OSError, SafetensorError) as error:

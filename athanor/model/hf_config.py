@@ -260,10 +260,10 @@ def _scaling_from_hf(
         )
     if not parameters.get("truncate", True):
         raise AthanorError("YaRN with truncate: false is not supported", where=where)
-    scaling = {"rope_type": kind} | {
+    scaling: dict[str, Any] = {"rope_type": kind} | {
         key: parameters[key] for key in RopeScaling.model_fields if parameters.get(key) is not None
     }
-    longest = hf.get("max_position_embeddings") or family.defaults.get("max_position_embeddings")
+    longest = hf.get("max_position_embeddings") or family.defaults["max_position_embeddings"]
     if kind != "linear":
         original = hf.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
         scaling["original_max_position_embeddings"] = original or longest

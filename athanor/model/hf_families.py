@@ -228,9 +228,10 @@ def choose_family(config: ModelConfig, name: str | None = None) -> Family:
     fitting = [f for f in FAMILIES.values() if not misfits(config, f)]
     if fitting:
         return min(fitting, key=lambda f: _added_biases(config, f))  # the first of equals: the order of FAMILIES
-    reasons = {f.architecture: misfits(config, f) for f in FAMILIES.values()}
-    common = [r for r in next(iter(reasons.values())) if all(r in others for others in reasons.values())]
-    fewest = min(len(r) for r in reasons.values())
-    closest = [f"{name} lacks {', '.join(r)}" for name, r in reasons.items() if len(r) == fewest]
+    has_moe = config.moe is not None
+    by_family = {f.architecture: misfits(config, f) for f in FAMILIES.values() if f.moe == has_moe}
+    common = [r for r in next(iter(by_family.values())) if all(r in others for others in by_family.values())]
+    fewest = min(len(r) for r in by_family.values())
+    closest = [f"{name} lacks {', '.join(r)}" for name, r in by_family.items() if len(r) == fewest]
     what = f"has {', '.join(common)}" if common else f"has this combination: {'; '.join(closest)}"
     raise AthanorError(f"no Hugging Face family {what}", where="export", fix=f"families: {supported()}")

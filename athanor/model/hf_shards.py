@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,12 @@ def _derived(name: str, files: WeightFiles, tied: bool) -> bool:
 
 
 def read_tensors(
-    files: WeightFiles, links: list[Link], dtype: torch.dtype, device: torch.device | str
+    files: WeightFiles, links: list[Link], dtype: torch.dtype, device: torch.device | str, keep: Set[str] = frozenset()
 ) -> dict[str, torch.Tensor]:
-    """Parameters by our names, each in memory of its own: one copy of the model plus one link's file tensors."""
+    """Tensors by our names, each in memory of its own: one copy of the model plus one link's file tensors.
+
+    Converted to ``dtype``, except those in ``keep``.
+    """
     out: dict[str, torch.Tensor] = {}
     for link in links:
         for name in link.theirs:
@@ -160,7 +163,7 @@ def read_tensors(
         stored = [files.get(name) for name in link.theirs]
         storages = {t.untyped_storage().data_ptr() for t in stored}
         for name, tensor in zip(link.ours, link.to_ours(stored), strict=True):
-            moved = tensor.to(device=device, dtype=dtype)
+            moved = tensor.to(device=device, dtype=tensor.dtype if name in keep else dtype)
             shared = moved.untyped_storage().data_ptr() in storages
             out[name] = moved.clone(memory_format=torch.contiguous_format) if shared else moved.contiguous()
     return out
@@ -172,17 +175,20 @@ def write_tensors(
     folder: Path,
     dtype: torch.dtype | None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    keep: Set[str] = frozenset(),
 ) -> None:
     """Write ``state`` (our names) as one safetensors file, or as shards with an index when larger than the limit.
 
-    Floating tensors are stored as ``dtype`` (None: as they are). Only one shard is converted at a time.
+    Stored as ``dtype`` (None: as they are), except those in ``keep``. Only one shard is converted at a time.
     """
     shards = list(_plan(state, links, dtype, max_shard_bytes))
     total = 0
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: t for link in shard for name, t in _converted(state, link, dtype)}
+        tensors: dict[str, torch.Tensor] = {}
+        for link in shard:
+            tensors |= _converted(state, link, None if keep & set(link.ours) else dtype)
         save_file(tensors, folder / file, metadata={"format": "pt"})
         total += sum(t.nbytes for t in tensors.values())
         weight_map |= dict.fromkeys(tensors, file)
@@ -190,11 +196,12 @@ def write_tensors(
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
-def _converted(
-    state: Mapping[str, torch.Tensor], link: Link, dtype: torch.dtype | None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in zip(link.theirs, link.to_theirs([state[n].detach() for n in link.ours]), strict=True):
-        yield name, tensor.to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+def _converted(state: Mapping[str, torch.Tensor], link: Link, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    theirs = link.to_theirs([state[n].detach() for n in link.ours])
+    return {
+        name: t.to(device="cpu", dtype=dtype or t.dtype).contiguous()
+        for name, t in zip(link.theirs, theirs, strict=True)
+    }
 
 
 def _plan(
