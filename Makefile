@@ -13,7 +13,8 @@ SOURCES := athanor bench tests
 # One thread a process: the tests run two processes, and spinning OpenMP threads on busy cores cost up to 14 times.
 QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup quickstart test test-slow lint format bench clean
+SHELL := bash
+.PHONY: help setup quickstart test test-slow lint format schema lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +39,13 @@ format: $(VENV)/.deps-test ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+schema: $(VENV)/.deps-run ## rewrite recipes/schema.json, which editors read
+	$(BIN)/athanor recipe schema --out recipes/schema.json
+
+lock: $(VENV)/.deps-test ## rewrite constraints.txt from the environment (the peers in bench/ have their own pins)
+	$(BIN)/python -m pip freeze --exclude-editable --exclude athanor | sed 's/+cpu$$//' \
+	  | grep -viE "^($$(sed -n 's/==.*//p' bench/requirements.txt | paste -sd'|'))==" > constraints.txt
+
 bench: $(VENV)/.deps-bench ## training throughput against peers on this CPU
 	$(BIN)/python bench/train_cpu.py $(ARGS)
 
@@ -59,6 +67,7 @@ $(VENV)/.deps-test: $(VENV)/.deps-run
 	$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[test]'
 	touch $@
 
-$(VENV)/.deps-bench: $(VENV)/.deps-run
+$(VENV)/.deps-bench: $(VENV)/.deps-run bench/requirements.txt
 	$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[bench]'
+	$(PIP) install $(PIP_ARGS) --no-deps -r bench/requirements.txt
 	touch $@

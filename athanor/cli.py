@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from athanor import __version__
-from athanor.commands import recipe as recipe_commands
+from athanor.commands import lab, models, recipe, stages
 from athanor.errors import AthanorError
+from athanor.inference import commands as talk
 
 #: Exit statuses: 2 for bad input (as for a mistyped option), 130 for Ctrl-C (128 + SIGINT).
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -71,7 +72,11 @@ def _root(
     pass
 
 
-app.add_typer(recipe_commands.app, name="recipe")
+app.add_typer(recipe.app, name="recipe")
+stages.register(app)
+talk.register(app)
+models.register(app)
+app.add_typer(lab.app, name="lab")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,8 @@ from athanor.recipe.overrides import apply_override, expand_preset, integral_flo
 from athanor.recipe.presets import PRESETS
 from athanor.recipe.schema import Recipe
 from athanor.recipe.source import KeyPath, Source, describe, parse_text
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 #: What a field wants, by pydantic's error type, where pydantic's own words speak of Python and not of YAML.
 _WANTED = {
@@ -49,25 +51,42 @@ def load_text(text: str, overrides: Sequence[str] = (), name: str = "recipe") ->
 
 
 def _finish(source: Source, overrides: Sequence[str]) -> Recipe:
-    problems: list[AthanorError] = []
+    problems = _apply(source, overrides)
+    try:
+        expand_preset(source)
+    except AthanorError as error:
+        problems.append(error)
+    return _validate(Recipe, source, problems)
+
+
+def settings(kind: type[Settings], overrides: Sequence[str]) -> Settings:
+    """Any typed settings from their defaults and ``key.sub=value`` overrides, with the same errors as a recipe."""
+    source = Source({}, {(): "command line"})
+    problems = _apply(source, overrides)
+    return _validate(kind, source, problems)
+
+
+def _apply(source: Source, overrides: Sequence[str]) -> list[AthanorError]:
+    """Apply every override; what is wrong with those that cannot be applied."""
+    problems = []
     for text in overrides:
         try:
             apply_override(source, text)
         except AthanorError as error:
             problems.append(error)
-    try:
-        expand_preset(source)
-    except AthanorError as error:
-        problems.append(error)
+    return problems
+
+
+def _validate(kind: type[Settings], source: Source, problems: list[AthanorError]) -> Settings:
     tree = integral_floats_to_int(source.value)
     try:
         # JSON mode, strict: integers pass for numbers and lists for tuples, but "512" and true do not pass for 512.
-        recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
+        valid = kind.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise _joined(problems + _explain(error, source)) from error
+        raise _joined(problems + _explain(kind, error, source)) from error
     if problems:
         raise _joined(problems)
-    return recipe
+    return valid
 
 
 def dump(recipe: Recipe) -> str:
@@ -108,10 +127,10 @@ def _joined(problems: list[AthanorError]) -> AthanorError:
         return (file, int(number)) if number.isdecimal() else (problem.where or "", 0)
 
     listed = "\n".join(str(problem) for problem in sorted(problems, key=line))
-    return AthanorError(f"{len(problems)} problems in the recipe:\n{listed}")
+    return AthanorError(f"{len(problems)} problems:\n{listed}")
 
 
-def _explain(error: ValidationError, source: Source) -> list[AthanorError]:
+def _explain(root: type[BaseModel], error: ValidationError, source: Source) -> list[AthanorError]:
     """Every problem that pydantic found, told in the words of a recipe."""
     grouped: dict[tuple[KeyPath, str], list[Any]] = {}
     for item in error.errors():
@@ -119,7 +138,7 @@ def _explain(error: ValidationError, source: Source) -> list[AthanorError]:
         path = loc if item["type"] in ("extra_forbidden", "missing") else _written(loc, source.value)
         kind = item["type"] if item["type"] in ("extra_forbidden", "missing", "value_error") else "value"
         grouped.setdefault((path, kind), []).append(item)
-    return [_problem(path, kind, items, source) for (path, kind), items in grouped.items()]
+    return [_problem(root, path, kind, items, source) for (path, kind), items in grouped.items()]
 
 
 def _written(loc: KeyPath, value: Any) -> KeyPath:
@@ -141,10 +160,10 @@ def _has_index(value: Any, part: str | int) -> bool:
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
-def _problem(path: KeyPath, kind: str, items: list[Any], source: Source) -> AthanorError:
+def _problem(root: type[BaseModel], path: KeyPath, kind: str, items: list[Any], source: Source) -> AthanorError:
     key = ".".join(map(str, path))
     if kind == "extra_forbidden":
-        return _unknown_key(path, source)
+        return _unknown_key(root, path, source)
     if kind == "missing":
         section = ".".join(map(str, path[:-1])) or "the recipe"
         if isinstance(path[-1], int):
@@ -187,16 +206,14 @@ def _value_at(path: KeyPath, value: Any) -> Any:
     return value
 
 
-def _unknown_key(path: KeyPath, source: Source) -> AthanorError:
+def _unknown_key(root: type[BaseModel], path: KeyPath, source: Source) -> AthanorError:
     section = ".".join(map(str, path[:-1]))
-    known = list(_keys_at(path[:-1]))
-    if path[:-1] == ("model",):
-        known.append("preset")
-    if not path[:-1]:
-        known.append("base")
+    known = list(_keys_at(root, path[:-1]))
+    if root is Recipe and path[:-1] in ((), ("model",)):
+        known.append("preset" if path[:-1] else "base")
     close = nearest(str(path[-1]), known)
     inside = f"in {section}" if section else "at the top"
-    elsewhere = _elsewhere(str(path[-1])) if close is None else None
+    elsewhere = _elsewhere(root, str(path[-1])) if close is None else None
     if close is not None:
         fix = f"did you mean {close!r}?"
     elif elsewhere is not None:
@@ -206,9 +223,9 @@ def _unknown_key(path: KeyPath, source: Source) -> AthanorError:
     return AthanorError(f"unknown key {str(path[-1])!r} {inside}", where=source.place(path), fix=fix)
 
 
-def _keys_at(path: KeyPath) -> Iterable[str]:
-    """Field names of the model that stands at ``path`` of a recipe."""
-    here: Any = Recipe
+def _keys_at(root: type[BaseModel], path: KeyPath) -> Iterable[str]:
+    """Field names of the model that stands at ``path`` below ``root``."""
+    here: Any = root
     for part in path:
         if isinstance(here, type) and issubclass(here, BaseModel):
             here = _inner(here.model_fields[str(part)].annotation)
@@ -224,7 +241,7 @@ def _inner(annotation: Any) -> Any:
     return annotation
 
 
-def _elsewhere(key: str) -> str | None:
+def _elsewhere(root: type[BaseModel], key: str) -> str | None:
     """The dotted place of ``key`` in another section, when it is a key there (`lr` → `train.schedule.lr`)."""
 
     def walk(model: type[BaseModel], prefix: str) -> str | None:
@@ -238,4 +255,4 @@ def _elsewhere(key: str) -> str | None:
                     return found
         return None
 
-    return walk(Recipe, "")
+    return walk(root, "")
