@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,13 +77,17 @@ def _batch(rows: list[list[Episode]], seq_len: int, pad_id: int) -> Batch:
     return Batch(*tensors, doc_lens=doc_lens, extras=extras)
 
 
-def dump_batches(batches: Sequence[Batch]) -> bytes:
-    """Batches as bytes, metrics left out: they are counted once, when the batch is made."""
-    buffer = io.BytesIO()
-    torch.save([[b.input_ids_BT, b.labels_BT, b.positions_BT, b.doc_lens, b.extras] for b in batches], buffer)
-    return buffer.getvalue()
+def pack_state(batch: Batch) -> dict[str, Any]:
+    """A batch as a checkpoint keeps it: tensors and lists. ``meta`` stays behind."""
+    return {
+        "ids": batch.input_ids_BT,
+        "labels": batch.labels_BT,
+        "positions": batch.positions_BT,
+        "doc_lens": batch.doc_lens,
+        "extras": batch.extras,
+    }
 
 
-def load_batches(data: bytes) -> list[Batch]:
-    """What :func:`dump_batches` wrote."""
-    return [Batch(*fields) for fields in torch.load(io.BytesIO(data), weights_only=True)]
+def unpack_state(state: dict[str, Any]) -> Batch:
+    """What :func:`pack_state` gave."""
+    return Batch(state["ids"], state["labels"], state["positions"], state["doc_lens"], state["extras"])

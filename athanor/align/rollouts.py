@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from athanor.align.advantages import group_advantages
-from athanor.align.packing import Episode, dump_batches, load_batches, pack_episodes
+from athanor.align.packing import Episode, pack_episodes, pack_state, unpack_state
 from athanor.align.sources import Question
 from athanor.align.verifiers import Verifier
 from athanor.data.packing import seeded_order
 from athanor.data.types import Batch
 from athanor.errors import AthanorError
-from athanor.files import write_atomic
+from athanor.files import digest
 from athanor.inference.engine import Generation, check_prompts, generate
 from athanor.inference.sampling import Sampling
 from athanor.model.decoder import Decoder
@@ -58,8 +57,8 @@ class Rollouts:
 class RolloutSource:
     """BatchSource of GRPO. Rollouts come from a twin of the model: plain code, never compiled or wrapped.
 
-    With ``updates_per_batch`` above 1 a batch serves several steps although the weights move on; then it is kept in
-    ``store``, so that a run stopped in between resumes with the very same batch.
+    With ``updates_per_batch`` above 1 a batch serves several steps although the weights move on; then it goes into the
+    checkpoint, so that a run stopped in between resumes with the very same batch.
     """
 
     def __init__(
@@ -70,18 +69,17 @@ class RolloutSource:
         recipe: RLRecipe,
         seed: int,
         *,
-        store: Path | None = None,
         batch_size: int = 256,
     ) -> None:
-        if recipe.updates_per_batch > 1 and store is None:
-            raise AthanorError("updates_per_batch above 1 needs a folder to keep rollouts in", where="rl")
         self.questions, self.tokenizer, self.verify, self.recipe = list(questions), tokenizer, verify, recipe
-        self.seed, self.store, self.batch_size = seed, store, batch_size
+        self.seed, self.batch_size = seed, batch_size
         self.stop_ids = [tokenizer.special(END), tokenizer.eos_id]
         self.sampling = Sampling(temperature=recipe.temperature)
         self.prompts = [tokenizer.render_chat(list(q.messages), add_generation_prompt=True) for q in self.questions]
         self._check_room()
+        self._digest = digest([[prompt, q.answer] for prompt, q in zip(self.prompts, self.questions, strict=True)])
         self._twin: Decoder | None = None
+        self._held: tuple[int, list[Batch]] | None = None
 
     def _check_room(self) -> None:
         """A prompt and its longest answer must fit a training row, or part of the answer could not be learned from."""
@@ -98,11 +96,13 @@ class RolloutSource:
     def micro_batches(self, step: int, model: Decoder) -> list[Batch]:
         """The packed rollouts of a step (tensors on the host)."""
         first = step - step % self.recipe.updates_per_batch
+        if first == step:
+            self._held = step, self._pack(self.rollout(step, model))
+        elif self._held is None or self._held[0] != first:
+            raise AthanorError(f"the rollouts of step {first} are gone", where="rl", fix="resume from a whole checkpoint")
+        batches = self._held[1]
         if first != step:
-            return self._kept(first)
-        batches = self._pack(self.rollout(step, model))
-        if self.recipe.updates_per_batch > 1:
-            self._keep(step, batches)
+            batches = [replace(batch, meta={}) for batch in batches]  # what sampling told was counted once
         return batches
 
     def picks(self, step: int) -> list[int]:
@@ -164,26 +164,21 @@ class RolloutSource:
         batches[0].meta["metrics"] = dict(rollouts.metrics)
         return batches
 
-    def _file(self, step: int) -> Path:
-        assert self.store is not None
-        return self.store / f"rollouts-{step}.pt"
+    def state_dict(self) -> dict[str, Any]:
+        """The batch that later steps will use again; nothing when every step samples its own."""
+        if self.recipe.updates_per_batch == 1 or self._held is None:
+            return {}
+        first, batches = self._held
+        return {"first": first, "batches": [pack_state(batch) for batch in batches]}
 
-    def _keep(self, step: int, batches: list[Batch]) -> None:
-        file = self._file(step)
-        write_atomic(file, dump_batches(batches))
-        # A stop saves in the middle of the newest batch only; a few older ones are kept in case that save is damaged.
-        for old in sorted(file.parent.glob("rollouts-*.pt"), key=lambda p: int(p.stem.split("-")[1]))[:-4]:
-            old.unlink(missing_ok=True)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
+        if state:
+            self._held = state["first"], [unpack_state(batch) for batch in state["batches"]]
 
-    def _kept(self, step: int) -> list[Batch]:
-        file = self._file(step)
-        if not file.exists():
-            raise AthanorError(
-                f"the rollouts of step {step} are gone",
-                where=str(file),
-                fix="resume from an earlier checkpoint (remove the newest), or start again with another --out",
-            )
-        return load_batches(file.read_bytes())
+    def position(self, step: int) -> dict[str, int | str]:
+        """Where a step reads, and of what: a resumed run checks that its questions are the same."""
+        return {"question": step // self.recipe.updates_per_batch * self.recipe.prompts_per_step, "data": self._digest}
 
 
 def rollout_metrics(rollouts: Rollouts) -> dict[str, tuple[float, float]]:

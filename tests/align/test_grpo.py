@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from athanor.align.grpo import GRPO
-from athanor.align.packing import Episode, dump_batches, load_batches, pack_episodes
+from athanor.align.packing import Episode, pack_episodes
 from athanor.data.types import IGNORE, Batch
 from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig
@@ -135,15 +135,6 @@ def test_micro_batches_do_not_change_the_sum() -> None:
     whole, parts = total(None), total(16)
     assert whole[1] == parts[1] == sum(len(e.answer) for e in eps)
     assert abs(whole[0] - parts[0]) < 1e-6
-
-
-def test_batches_survive_the_disk() -> None:
-    batch = pack_episodes(episodes(), 64, None, pad_id=1)[0]
-    (again,) = load_batches(dump_batches([batch]))
-    assert torch.equal(again.input_ids_BT, batch.input_ids_BT)
-    assert torch.equal(again.labels_BT, batch.labels_BT)
-    assert again.doc_lens == batch.doc_lens
-    assert all(torch.equal(again.extras[k], batch.extras[k]) for k in batch.extras)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -19,6 +19,7 @@ from athanor.model.init import init_weights
 from athanor.recipe.schema import RLRecipe, SourceRecipe, TrainRecipe
 from athanor.tokenizer.tokenizer import Tokenizer
 from athanor.tokenizer.train import train_tokenizer
+from athanor.train.checkpoint import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def recipe(**changes: object) -> RLRecipe:
 
 
 def source(
-    tokenizer: Tokenizer, verify: Verifier = letters, seed: int = 0, store: Path | None = None, **changes: object
+    tokenizer: Tokenizer, verify: Verifier = letters, seed: int = 0, **changes: object
 ) -> RolloutSource:
-    return RolloutSource(QUESTIONS, tokenizer, verify, recipe(**changes), seed, store=store)
+    return RolloutSource(QUESTIONS, tokenizer, verify, recipe(**changes), seed)
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -102,7 +103,7 @@ def test_every_question_once_an_epoch(tokenizer: Tokenizer) -> None:
     asked = [i for step in range(3) for i in src.picks(step)]
     assert sorted(asked[:6]) == sorted(asked[6:]) == list(range(6))
     assert asked[:6] != asked[6:]
-    twice = source(tokenizer, store=Path("unused"), updates_per_batch=2)
+    twice = source(tokenizer, updates_per_batch=2)
     assert twice.picks(0) == src.picks(0)
     assert twice.picks(2) == src.picks(1)
 
@@ -132,16 +133,26 @@ def test_a_step_without_any_difference_changes_nothing(tokenizer: Tokenizer) -> 
 
 
 def test_a_batch_used_twice_survives_a_restart(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    model = decoder()
-    first = source(tokenizer, store=tmp_path, updates_per_batch=2).micro_batches(0, model)
-    assert same(first, source(tokenizer, store=tmp_path, updates_per_batch=2).micro_batches(1, decoder(5)))
-    with pytest.raises(AthanorError, match="rollouts of step 2 are gone"):
-        source(tokenizer, store=tmp_path, updates_per_batch=2).micro_batches(3, model)
-    with pytest.raises(AthanorError, match="needs a folder"):
-        source(tokenizer, updates_per_batch=2)
-    for step in range(2, 20, 2):
-        source(tokenizer, store=tmp_path, updates_per_batch=2).micro_batches(step, model)
-    assert len(list(tmp_path.iterdir())) == 4
+    model, src = decoder(), source(tokenizer, updates_per_batch=2)
+    first = src.micro_batches(0, model)
+    assert "metrics" in first[0].meta
+    again = src.micro_batches(1, decoder(5))
+    assert same(first, again)
+    assert "metrics" not in again[0].meta, "rewards are counted once"
+    write_checkpoint(tmp_path, 1, {"source": src.state_dict()})
+    restarted = source(tokenizer, updates_per_batch=2)
+    with pytest.raises(AthanorError, match="rollouts of step 0 are gone"):
+        restarted.micro_batches(1, model)
+    restarted.load_state_dict(read_checkpoint(tmp_path)["source"])
+    assert same(first, restarted.micro_batches(1, decoder(5)))
+    assert source(tokenizer).state_dict() == {}
+
+
+def test_other_questions_are_another_position(tokenizer: Tokenizer) -> None:
+    src = source(tokenizer)
+    assert src.position(3) == source(tokenizer).position(3) != src.position(2)
+    other = RolloutSource(QUESTIONS[1:], tokenizer, letters, recipe(), 0)
+    assert other.position(3)["data"] != src.position(3)["data"]
 
 
 def test_a_row_too_short_for_the_longest_answer_is_refused(tokenizer: Tokenizer) -> None:
@@ -154,10 +165,10 @@ def test_a_row_too_short_for_the_longest_answer_is_refused(tokenizer: Tokenizer)
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-def test_reward_rises(tokenizer: Tokenizer, tmp_path: Path, updates: int) -> None:
+def test_reward_rises(tokenizer: Tokenizer, updates: int) -> None:
     """One layer learns to write letters: random at first, nearly always after 24 updates."""
     model = decoder()
-    src = source(tokenizer, store=tmp_path, updates_per_batch=updates, prompts_per_step=6)
+    src = source(tokenizer, updates_per_batch=updates, prompts_per_step=6)
     objective = GRPO(on_policy=updates == 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     rewards = []
