@@ -141,6 +141,8 @@ class EvalRecipe(Strict):
     questions: int = Field(default=200, gt=0)
     max_new_tokens: int = Field(default=96, gt=0)
     batch_size: int = Field(default=64, gt=0)
+    samples: int = Field(default=0, ge=0, description="besides the greedy answer, sample this many for each question")
+    temperature: float = Field(default=1.0, gt=0, description="of the sampled answers")
 
 
 class Recipe(Strict):
