@@ -12,12 +12,24 @@ short answer and in a long one.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from athanor.align.post_training import fit_and_save, one_stage, open_for_chat
+from athanor.align.rollouts import RolloutSource
+from athanor.align.sources import load_questions
+from athanor.align.verifiers import verifier
 from athanor.data.types import IGNORE, Batch
 from athanor.errors import AthanorError
+from athanor.inference.session import Speaker
 from athanor.model.decoder import Decoder
+from athanor.model.hf import load_model_dir
+from athanor.recipe.schema import Recipe, RLRecipe
 from athanor.train.objective import Loss
+from athanor.train.precision import compute_dtype
+from athanor.train.run_dir import RunDir
+from athanor.train.stages import Stage
 
 
 class GRPO:
@@ -84,3 +96,37 @@ def _extra(batch: Batch, name: str) -> torch.Tensor:
     if name not in batch.extras:
         raise AthanorError(f"the batch has no {name}", where="grpo", fix="let RolloutSource make the batches")
     return batch.extras[name]
+
+
+def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
+    """Reinforcement learning of ``model_dir`` on ``recipe.rl``; returns the model directory ``out/model``.
+
+    Run again it resumes, or does nothing when it is done.
+    """
+    settings = recipe.rl
+    one_stage(settings.train, "rl.train")
+    if settings.train.steps is None:
+        raise AthanorError("how long to train is not given", where="rl.train", fix="rl.train.steps=40")
+    run = RunDir.open(out, recipe, sections=("seed", "rl"))
+    if run.is_done:
+        return run.model_dir
+    questions = load_questions(settings.sources, recipe.seed, "rl", "rl.sources")
+    speaker = open_for_chat(model_dir)
+    source = RolloutSource(questions, speaker.tokenizer, verifier(settings.verifier), settings, recipe.seed)
+    objective = GRPO(
+        temperature=settings.temperature,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        kl_coef=settings.kl_coef,
+        on_policy=settings.updates_per_batch == 1,
+        reference=_reference(speaker, settings, model_dir) if settings.kl_coef else None,
+    )
+    stage = Stage("rl", source, settings.train.steps, settings.train.schedule)
+    return fit_and_save(run, speaker, objective, stage, settings.train, recipe.seed, model_dir)
+
+
+def _reference(speaker: Speaker, settings: RLRecipe, model_dir: str | Path) -> Decoder:
+    """The model as it was, frozen, in the precision that the trained one computes in."""
+    device = next(speaker.model.parameters()).device
+    dtype = compute_dtype(settings.train.precision, device)
+    return load_model_dir(model_dir, dtype=dtype, device=device).requires_grad_(False).eval()

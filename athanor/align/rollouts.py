@@ -99,7 +99,9 @@ class RolloutSource:
         if first == step:
             self._held = step, self._pack(self.rollout(step, model))
         elif self._held is None or self._held[0] != first:
-            raise AthanorError(f"the rollouts of step {first} are gone", where="rl", fix="resume from a whole checkpoint")
+            raise AthanorError(
+                f"the rollouts of step {first} are gone", where="rl", fix="resume from a whole checkpoint"
+            )
         batches = self._held[1]
         if first != step:
             batches = [replace(batch, meta={}) for batch in batches]  # what sampling told was counted once

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.data import arithmetic
+from athanor.data.conversations import Conversation, read_conversations
 from athanor.data.readers import expand, lines
 from athanor.errors import AthanorError
 from athanor.recipe.schema import SourceRecipe
@@ -55,27 +56,14 @@ def load_questions(
     return found
 
 
-def load_conversations(
-    sources: Mapping[str, SourceRecipe], seed: int, where: str
-) -> Iterator[tuple[str, str, list[Message]]]:
-    """(source name, place for error messages, messages) of every conversation, in order.
-
-    A jsonl row holds ``messages``, each with ``role`` and ``content``. AthanorError as for :func:`load_questions`.
-    """
-    if not sources:
-        raise AthanorError("no source of conversations", where=where, fix=f"add one, e.g. {where}.math.kind=arithmetic")
-    for name, source in sources.items():
-        count = 0
-        if source.kind == "arithmetic":
-            n = _documents(source, f"{where}.{name}")
-            for count, talk in enumerate(arithmetic.conversations(n, seed, "sft", source.options), 1):
-                yield name, f"{name}#{count}", list(talk)
-        else:
-            for count, (place, row) in enumerate(_rows(source, f"{where}.{name}"), 1):  # noqa: B007
-                check_messages(row.get("messages", []), place)
-                yield name, place, row["messages"]
-        if not count:
-            raise AthanorError("no conversations in these files", where=f"{where}.{name}", fix="add rows or take it out")
+def load_conversations(source: SourceRecipe, seed: int, where: str) -> Iterator[Conversation]:
+    """(place, messages) of every conversation of one source: jsonl rows with ``messages``, or the generator's."""
+    if source.kind == "arithmetic":
+        n = _documents(source, where)
+        for number, messages in enumerate(arithmetic.conversations(n, seed, "sft", source.options), 1):
+            yield f"{where}#{number}", list(messages)
+    else:
+        yield from read_conversations(source.paths)
 
 
 def _documents(source: SourceRecipe, where: str) -> int:

@@ -130,7 +130,9 @@ def test_micro_batches_do_not_change_the_sum() -> None:
 
     def total(micro: int | None) -> tuple[float, float]:
         batches = pack_episodes(eps, 16, micro, pad_id=1)
-        return sum(float(objective(model, b).loss_sum.detach()) for b in batches), sum(objective.weight(b) for b in batches)
+        return sum(float(objective(model, b).loss_sum.detach()) for b in batches), sum(
+            objective.weight(b) for b in batches
+        )
 
     whole, parts = total(None), total(16)
     assert whole[1] == parts[1] == sum(len(e.answer) for e in eps)

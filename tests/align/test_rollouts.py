@@ -60,9 +60,7 @@ def recipe(**changes: object) -> RLRecipe:
     return RLRecipe(**(fields | changes))  # type: ignore[arg-type]
 
 
-def source(
-    tokenizer: Tokenizer, verify: Verifier = letters, seed: int = 0, **changes: object
-) -> RolloutSource:
+def source(tokenizer: Tokenizer, verify: Verifier = letters, seed: int = 0, **changes: object) -> RolloutSource:
     return RolloutSource(QUESTIONS, tokenizer, verify, recipe(**changes), seed)
 
 
@@ -193,9 +191,14 @@ def test_questions_from_the_generator_and_from_files(tmp_path: Path) -> None:
     assert {q.language for q in made} == {"en", "zh"}
     assert all(VERIFIERS["arithmetic"](f"Answer: {q.answer}", q.answer) == 1.0 for q in made)
     file = tmp_path / "q.jsonl"
-    file.write_text('{"question": "1+1?", "answer": 2}\n\n{"messages": [{"role": "user", "content": "二？"}], "answer": "2"}\n')
+    file.write_text(
+        '{"question": "1+1?", "answer": 2}\n\n{"messages": [{"role": "user", "content": "二？"}], "answer": "2"}\n'
+    )
     read = load_questions({"own": SourceRecipe(paths=[str(file)], language="zh")}, 0, "rl", "rl.sources")
-    assert [(q.messages[0]["content"], q.answer, q.language) for q in read] == [("1+1?", "2", "zh"), ("二？", "2", "zh")]
+    assert [(q.messages[0]["content"], q.answer, q.language) for q in read] == [
+        ("1+1?", "2", "zh"),
+        ("二？", "2", "zh"),
+    ]
 
 
 @pytest.mark.parametrize(
