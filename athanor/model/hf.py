@@ -50,6 +50,13 @@ TOKENIZER_FILES = (
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise AthanorError("not an object", where=str(file), fix="copy the file again")
+    return value
+
+
 def _read_json_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise AthanorError(
@@ -57,21 +64,19 @@ def _read_json_config(path: Path) -> dict[str, Any]:
         )
     if not (path / CONFIG).exists():
         raise AthanorError("no config.json: not a model directory", where=str(path), fix="give the folder that has it")
-    hf = read_json(path / CONFIG)
-    if not isinstance(hf, dict):
-        raise AthanorError("config.json is not an object", where=str(path / CONFIG))
-    return hf
+    return _read_object(path / CONFIG)
+
+
+def _generation(path: Path) -> dict[str, Any]:
+    return _read_object(path / GENERATION) if (path / GENERATION).exists() else {}
 
 
 def read_config(path: str | Path) -> ModelConfig:
     """The :class:`ModelConfig` of a model directory; end-of-text ids from generation_config.json if it has them."""
     path = Path(path)
     config = config_from_hf(_read_json_config(path), where=str(path / CONFIG))
-    if (path / GENERATION).exists():
-        eos = read_json(path / GENERATION).get("eos_token_id")
-        if eos is not None:
-            config = config.model_copy(update={"eos_token_id": eos})
-    return config
+    eos = _generation(path).get("eos_token_id")
+    return config if eos is None else config.model_copy(update={"eos_token_id": eos})
 
 
 def load_model_dir(
@@ -125,12 +130,14 @@ def save_model_dir(
     *,
     family: str | None = None,
     dtype: torch.dtype | None = None,
+    generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
     """Write ``model`` as a model directory, atomically; returns its ``model_type`` (``athanor`` when no family fits).
 
     ``dtype`` None stores the parameters as they are. ``extra_config`` goes into config.json at the top level. An
     existing directory is replaced as a whole; its other files (tokenizer, notes) come along. ``family`` forces one.
+    ``generation``: sampling defaults for generation_config.json, which always has the model's own token ids.
     """
     path = Path(path)
     model = getattr(model, "_orig_mod", model)
@@ -147,7 +154,8 @@ def save_model_dir(
             if tokenizer_files_from is not None:
                 _copy_tokenizer(Path(tokenizer_files_from), folder)
             write_tensors(state, links, folder, dtype, max_shard_bytes, keep=_buffers(model))
-            write_json(folder / GENERATION, {key: hf[key] for key in _IDS if hf.get(key) is not None})
+            ids = {key: hf[key] for key in _IDS if hf.get(key) is not None}
+            write_json(folder / GENERATION, {**(generation or {}), **ids})
             write_json(folder / CONFIG, hf)
     except (OSError, SafetensorError) as error:
         raise AthanorError(
@@ -224,7 +232,8 @@ def check_vocabulary(folder: Path, vocab_size: int) -> None:
 def _convert(src: Path, out: Path, family: str | None, dtype: torch.dtype | None) -> str:
     model = load_model_dir(src, dtype=dtype)
     has_tokenizer = any((src / name).exists() for name in TOKENIZER_FILES)
-    return save_model_dir(model, out, src if has_tokenizer else None, family=family)
+    generation = {key: value for key, value in _generation(src).items() if not key.startswith("_")}
+    return save_model_dir(model, out, src if has_tokenizer else None, family=family, generation=generation)
 
 
 def import_model(src: str | Path, out: str | Path, dtype: torch.dtype | None = None) -> ModelConfig:

@@ -21,6 +21,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHOWN = 8
+_REMAP_BYTES = 128_000_000
 
 
 class WeightFiles:
@@ -30,7 +31,7 @@ class WeightFiles:
         self.folder = folder
         self._file_of = self._read_map()
         self._open: dict[str, Any] = {}
-        self._left: dict[str, int] = {}
+        self._mapped_bytes = 0
         for file in sorted(set(self._file_of.values())):
             self._check(file)
 
@@ -63,7 +64,6 @@ class WeightFiles:
         listed = {name for name, holder in self._file_of.items() if holder == file}
         if absent := sorted(listed - held):
             raise AthanorError(f"shard lacks {named(absent)}", where=str(self.folder / file), fix="copy it again")
-        self._left[file] = len(listed)
 
     def names(self) -> set[str]:
         """All tensor names."""
@@ -92,12 +92,13 @@ class WeightFiles:
         return self._open[file]
 
     def get(self, name: str) -> torch.Tensor:
-        """The tensor, on the CPU (it may be a view of the mapped file: copy it). A shard is closed when all is read."""
+        """The tensor, on the CPU (it may be a view of the mapped file: copy it)."""
         tensor: torch.Tensor = self._opened(name).get_tensor(name)
-        file = self._file_of[name]
-        self._left[file] -= 1
-        if self._left[file] <= 0:
-            self._open.pop(file, None)
+        self._mapped_bytes += tensor.nbytes
+        if self._mapped_bytes > _REMAP_BYTES:
+            # Pages of a mapping that were read stay resident as long as it lives: begin a new one now and then.
+            self._open.clear()
+            self._mapped_bytes = 0
         return tensor
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from athanor.errors import AthanorError
-from athanor.model import hf
+from athanor.model import hf, hf_shards
 from athanor.model.config import ModelConfig, MoEConfig
 from athanor.model.decoder import Decoder
 from athanor.model.hf import export_model, import_model, load_model_dir, read_config, save_model_dir
@@ -92,8 +92,6 @@ def test_directory_is_complete_and_reads_back(tmp_path):
 def test_loaded_weights_own_their_memory(tmp_path):
     """No parameter may be a view of the mapped file, nor of a larger tensor."""
     save_model_dir(decoder(attention_bias=True, tie_word_embeddings=True), tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "moved")
-    (tmp_path / "moved").rename(tmp_path / "model.safetensors")
     for name, tensor in load_model_dir(tmp_path).state_dict().items():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
         assert tensor.is_contiguous(), name
@@ -113,6 +111,16 @@ def test_shards_and_index(tmp_path):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "many")
     with torch.no_grad():
         assert torch.allclose(theirs(IDS).logits, model(IDS), atol=1e-4)
+
+
+def test_files_are_mapped_anew_while_reading(tmp_path, monkeypatch):
+    """Large files are closed and opened again on the way, so that what was read does not stay in memory."""
+    monkeypatch.setattr(hf_shards, "_REMAP_BYTES", 5_000)
+    opened = []
+    monkeypatch.setattr(hf_shards, "safe_open", lambda *args, **kw: opened.append(args) or safe_open(*args, **kw))
+    save_model_dir(decoder(), tmp_path)
+    assert same_weights(load_model_dir(tmp_path), decoder())
+    assert len(opened) > 5
 
 
 def test_dtypes(tmp_path):
@@ -230,7 +238,11 @@ def truncate(path: Path) -> None:
 FAULTS: dict[str, tuple[Any, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
     "broken config": (lambda d: (d / "config.json").write_text("{"), "config.json: not readable as JSON"),
-    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "not an object"),
+    "broken generation config": (
+        lambda d: (d / "generation_config.json").write_text("3"),
+        "generation_config.json: not an object",
+    ),
+    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "no safetensors weights"),
     "pickled weights": (
         lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
@@ -248,7 +260,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda d: edit_config(d, vocab_size=61),
         r"shape: model.embed_tokens.weight \[60, 32\] instead of \[61, 32\]",
     ),
-    "many missing": (lambda d: edit_config(d, num_hidden_layers=9), "missing: .* and 48 more"),
+    "many missing": (lambda d: edit_config(d, num_hidden_layers=9), "missing: .* and 62 more"),
     "not a float": (
         lambda d: edit_weights(d, **{"model.norm.weight": torch.ones(32, dtype=torch.int32)}),
         "model.norm.weight is stored as I32",
@@ -310,6 +322,7 @@ def test_import_and_export(tmp_path):
     config = import_model(tmp_path / "src", tmp_path / "ours")
     assert config.eos_token_id == [7, 9] and config.init == "normal"
     assert AutoTokenizer.from_pretrained(tmp_path / "ours").chat_template
+    assert json.loads((tmp_path / "ours" / "generation_config.json").read_text())["temperature"] == 0.6
     assert export_model(tmp_path / "ours", tmp_path / "qwen", family="Qwen2ForCausalLM") == "qwen2"
     assert export_model(tmp_path / "qwen", tmp_path / "chosen", dtype=torch.float32) == "llama"
     assert read_config(tmp_path / "chosen") == config
