@@ -34,6 +34,7 @@ def split_state(tree: Any, key: str = "") -> tuple[Any, dict[str, torch.Tensor]]
     """
     if isinstance(tree, torch.Tensor):
         return {"__tensor__": key}, {key: tree}
+    items: dict[str, tuple[Any, dict[str, torch.Tensor]]]
     if isinstance(tree, Mapping):
         items = {name: split_state(value, f"{key}.{name}" if key else name) for name, value in tree.items()}
         if bad := [name for name in tree if not isinstance(name, str)]:
@@ -70,7 +71,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> int:
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(tmp, sync_files=False), no_dist=True)
         files.write_json(tmp / _STATE, tree)
-        listed = {
+        listed: dict[str, dict[str, Any]] = {
             path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
             for path in sorted(tmp.iterdir())
         }
