@@ -36,8 +36,8 @@ class GRPO:
     """Objective over batches with extras ``advantage_BT`` and, off policy, ``old_logprob_BT``.
 
     ``on_policy``: one update for each batch of rollouts, so π_old is π itself: the ratio is exactly 1 and the recorded
-    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling. ``reference`` is the
-    frozen model of the KL term, needed when ``kl_coef`` is not 0.
+    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling. ``reference`` is
+    the frozen model of the KL term, needed when ``kl_coef`` is not 0.
     """
 
     name = "grpo"

@@ -1,4 +1,4 @@
-"""Prompts with sampled answers → packed batches: labels on answer tokens only, documents isolated, rows of one length."""
+"""Prompts with sampled answers → packed batches: labels on answer tokens only, documents isolated, equal rows."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def _batch(rows: list[list[Episode]], seq_len: int, pad_id: int) -> Batch:
             lens.append(seq_len - at)
             positions_BT[b, at:] = np.arange(seq_len - at)
         doc_lens.append(lens)
-    tensors = [torch.from_numpy(x) for x in (ids_BT, labels_BT, positions_BT)]
+    ids, labels, positions = (torch.from_numpy(x) for x in (ids_BT, labels_BT, positions_BT))
     extras = {"advantage_BT": torch.from_numpy(advantage_BT), "old_logprob_BT": torch.from_numpy(old_logprob_BT)}
-    return Batch(*tensors, doc_lens=doc_lens, extras=extras)
+    return Batch(ids, labels, positions, doc_lens, extras)
 
 
 def pack_state(batch: Batch) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Rollouts as a source of batches: sample groups of answers, verify, compare within the group, pack, hand to the trainer.
+"""Rollouts as a source of batches: sample groups of answers, verify, compare within the group, pack.
 
-A step's rollouts are a function of (seed, step, weights), so a resumed run samples what the uninterrupted one would have.
+A step's rollouts are a function of (seed, step, weights), so a resumed run samples what an unbroken one would have.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Rollouts:
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def kept(self) -> list[int]:
-        """Groups that teach something: their rewards differ. When none does, the first stays, so that a step is a step."""
+        """Groups that teach something: their rewards differ. When none do, the first stays: a step is a step."""
         return (self.advantages_PG != 0).any(1).nonzero()[:, 0].tolist() or [0]
 
     def episodes(self) -> list[Episode]:

@@ -53,8 +53,8 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
         name: held_out_batches(shards, train.seq_len, train.eval_tokens, pad_id=speaker.tokenizer.pad_id)
         for name, shards in held_out.items()
     }
-    source = PackedSource(loader, plan, train.micro_batch_tokens)
-    stage = Stage("sft", source, _steps(train, plan), train.schedule, evals=evals)
+    batches = PackedSource(loader, plan, train.micro_batch_tokens)
+    stage = Stage("sft", batches, _steps(train, plan), train.schedule, evals=evals)
     return fit_and_save(run, speaker, CausalLM(), stage, train, recipe.seed, model_dir)
 
 

@@ -39,8 +39,8 @@ def load_questions(
 ) -> list[Question]:
     """All questions of ``sources``, in order.
 
-    A jsonl row holds ``question`` (text) or ``messages``, and ``answer``; ``language`` and ``kind`` if known. A row that
-    does not is named in an AthanorError, as is a source without questions.
+    A jsonl row holds ``question`` (text) or ``messages``, and ``answer``; ``language`` and ``kind`` if known. A row
+    that does not is named in an AthanorError, as is a source without questions.
     """
     found: list[Question] = []
     for name, source in sources.items():

@@ -28,7 +28,7 @@ _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z])")
 
 
 def normalise(text: str) -> str:
-    """NFKC (full-width digits, letters, commas, colons become ASCII), every minus sign '-', one space for white space."""
+    """NFKC (full-width digits, letters and signs become ASCII), every minus sign '-', one space for white space."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_MINUS).split())
 
 

@@ -103,7 +103,7 @@ class Conversation:
                 self._turns += 1
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of the newest messages that leave room for an answer; whole exchanges are left out, oldest first."""
+        """Token ids of the newest messages that leave room for an answer; whole exchanges go, oldest first."""
         context = self.speaker.model.config.max_position_embeddings
         room = context - min(self.max_new_tokens, context // 4)
         start = 0

@@ -1,4 +1,4 @@
-"""Incremental decoding: ragged prompts in one batch, a length of its own for every row, finished rows leave the batch."""
+"""Incremental decoding: ragged prompts in one batch, each row with its own length, finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from athanor.model.decoder import Decoder
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What one prompt produced: ``ids`` ends with the stop token when ``finished``; ``logprobs`` has one number a token.
+    """What one prompt produced: ``ids`` ends with the stop token when ``finished``; ``logprobs``: one number a token.
 
     Not ``finished``: the row ran into ``max_new_tokens`` or the end of the model's context.
     """
@@ -52,8 +52,8 @@ def generate(
 
     A row's random stream is keyed by (seed, row_seeds[i]); ``seed`` defaults to ``sampling.seed``, ``row_seeds`` to the
     row's number. So a row says the same whatever shares its batch (to floating-point tolerance of the logits).
-    At most ``batch_size`` rows decode at once; equal prompts are read once. Raises AthanorError for a prompt that is empty,
-    holds an id outside the vocabulary, or does not fit the context with one token to spare.
+    At most ``batch_size`` rows decode at once; equal prompts are read once. Raises AthanorError for a prompt that is
+    empty, holds an id outside the vocabulary, or does not fit the context with one token to spare.
     """
     check_prompts(model, prompts, max_new_tokens)
     seeds = list(range(len(prompts))) if row_seeds is None else list(row_seeds)
@@ -83,7 +83,7 @@ def stream(
     *,
     row_seed: int = 0,
 ) -> Iterator[int]:
-    """Yield the tokens of one prompt as they come, the stop token included; equal to ``generate([prompt], …)[0].ids``."""
+    """Yield the tokens of one prompt as they come, stop token included; equal to ``generate([prompt], …)[0].ids``."""
     check_prompts(model, [prompt], max_new_tokens)
     uniform_RN = row_uniforms(sampling.seed if seed is None else seed, [row_seed], max_new_tokens)
     with _evaluating(model):

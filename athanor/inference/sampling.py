@@ -96,7 +96,9 @@ def sample(logits_BV: torch.Tensor, sampling: Sampling, uniform_B: torch.Tensor)
     cdf_BK = shifted_BK.exp().cumsum(-1)
     total_B1 = cdf_BK[:, -1:]
     # Rounding may carry u·total up to total, past every token; the largest float below it is still inside the last one.
-    target_B1 = torch.minimum(uniform_B[:, None].to(cdf_BK.dtype) * total_B1, total_B1.nextafter(total_B1.new_zeros(())))
+    target_B1 = torch.minimum(
+        uniform_B[:, None].to(cdf_BK.dtype) * total_B1, total_B1.nextafter(total_B1.new_zeros(()))
+    )
     pick_B1 = torch.searchsorted(cdf_BK, target_B1, right=True).clamp_(max=cdf_BK.shape[-1] - 1)
     logp_B1 = shifted_BK.gather(-1, pick_B1) - total_B1.log()
     ids_B1 = pick_B1 if ids_BK is None else ids_BK.gather(-1, pick_B1)

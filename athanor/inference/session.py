@@ -32,7 +32,7 @@ class Speaker:
     def open(
         cls, path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> Speaker:
-        """Load a model directory. AthanorError when it is no model directory or its tokenizer has more ids than rows."""
+        """Load a model directory. AthanorError when it is none or its tokenizer has more ids than the model rows."""
         tokenizer = Tokenizer.load(path)
         model = load_model_dir(path, dtype=dtype, device=str(device or default_device()))
         tokenizer.require_fits(model.config.vocab_size, where=str(path))
@@ -47,8 +47,10 @@ class Speaker:
             ids.add(self.tokenizer.special(END))
         return sorted(ids)
 
-    def stream_text(self, prompt: list[int], sampling: Sampling, max_new_tokens: int, row_seed: int = 0) -> Iterator[str]:
-        """Pieces of text as they become whole; special tokens are left out. Their concatenation is the decoded answer."""
+    def stream_text(
+        self, prompt: list[int], sampling: Sampling, max_new_tokens: int, row_seed: int = 0
+    ) -> Iterator[str]:
+        """Pieces of text as they become whole, special tokens left out; together they are the decoded answer."""
         tokens = stream(self.model, prompt, sampling, self.stop_ids, max_new_tokens, row_seed=row_seed)
         return whole_characters(tokens, self.tokenizer)
 
