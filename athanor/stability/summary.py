@@ -1,0 +1,189 @@
+"""From run results to one row per architecture and learning rate, the table, and what the bar says."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from athanor.stability.settings import Cell
+
+#: The architecture that the bar is about.
+CHAMPION = "dssn+tiny"
+#: Steps whose mean is the final training loss.
+LAST_STEPS = 25
+
+RunResult = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All seeds of one architecture at one learning rate. Losses in nats per byte; spike counts one number a seed."""
+
+    arch: str
+    lr: float
+    seeds: list[int]
+    heldout_loss: list[float]
+    train_loss: list[float]
+    loss_spikes: list[int]
+    grad_spikes: list[int]
+    grad_spike_steps: list[int]
+    residual_rms: list[float]
+    residual_rms_peak: list[float]
+    cpu_s: list[float]
+    wall_s: list[float]
+
+    @property
+    def heldout_mean(self) -> float:
+        """Mean final held-out loss over seeds; inf when a seed has none (it diverged)."""
+        return statistics.fmean(self.heldout_loss)
+
+    @property
+    def heldout_sd(self) -> float:
+        """Sample standard deviation over seeds; nan for one seed."""
+        return statistics.stdev(self.heldout_loss) if len(self.heldout_loss) > 1 else math.nan
+
+    @property
+    def spikes(self) -> int:
+        """Loss and gradient spikes of all seeds together."""
+        return sum(self.loss_spikes) + sum(self.grad_spikes)
+
+
+def _number(value: float | None) -> float:
+    """JSON keeps a value that was not finite as null."""
+    return math.inf if value is None else float(value)
+
+
+def summarise(results: Sequence[RunResult]) -> list[Row]:
+    """One row per (architecture, learning rate), in order of first appearance; seeds sorted."""
+    groups: dict[tuple[str, float], list[RunResult]] = {}
+    for result in results:
+        groups.setdefault((result["cell"]["arch"], result["cell"]["lr"]), []).append(result)
+    return [_row(arch, lr, sorted(runs, key=lambda r: r["cell"]["seed"])) for (arch, lr), runs in groups.items()]
+
+
+def _row(arch: str, lr: float, runs: list[RunResult]) -> Row:
+    return Row(
+        arch=arch,
+        lr=lr,
+        seeds=[run["cell"]["seed"] for run in runs],
+        heldout_loss=[_number(run["heldout_loss"]) for run in runs],
+        train_loss=[statistics.fmean(_number(v) for v in run["loss"][-LAST_STEPS:]) for run in runs],
+        loss_spikes=[len(run["loss_spikes"]) for run in runs],
+        grad_spikes=[len(run["grad_spikes"]) for run in runs],
+        grad_spike_steps=[sum(s["last"] - s["first"] + 1 for s in run["grad_spikes"]) for run in runs],
+        residual_rms=[_number(run["probes"]["residual"][-1][-1]) for run in runs],
+        residual_rms_peak=[max(_number(v) for v in run["probes"]["residual"][-1]) for run in runs],
+        cpu_s=[run["cpu_s"] for run in runs],
+        wall_s=[run["wall_s"] for run in runs],
+    )
+
+
+def _pm(row: Row) -> str:
+    spread = "" if math.isnan(row.heldout_sd) else f" ± {row.heldout_sd:.3f}"
+    return f"{row.heldout_mean:.3f}{spread}"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}–{high:.3g}"
+
+
+def _counts(values: Sequence[int]) -> str:
+    return f"{sum(values)} ({'/'.join(map(str, values))})" if len(values) > 1 else str(values[0])
+
+
+def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the summary table; spike counts are totals with the seeds' own in brackets."""
+    header = [
+        "architecture",
+        "learning rate",
+        "held-out loss",
+        f"training loss, last {LAST_STEPS}",
+        "loss spikes",
+        "gradient spikes",
+        "residual RMS, last block",
+        "CPU s a run",
+    ]
+    ordered = sorted(rows, key=lambda row: (row.lr, [r.arch for r in rows].index(row.arch)))
+    return header, [
+        [
+            row.arch,
+            f"{row.lr:g}",
+            _pm(row),
+            f"{statistics.fmean(row.train_loss):.3f}",
+            _counts(row.loss_spikes),
+            _counts(row.grad_spikes),
+            _span(row.residual_rms),
+            f"{statistics.fmean(row.cpu_s):.0f}",
+        ]
+        for row in ordered
+    ]
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The summary table as Markdown."""
+    header, cells = table_rows(rows)
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells]) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the bar says at one learning rate, for the champion against the other architectures that were run."""
+
+    lr: float
+    champion_spikes: int
+    others_spikes: dict[str, int]
+    lowest_loss: str
+    margin: float  # champion's mean held-out loss minus the best other's, nats; negative is better
+    holds: bool
+
+
+def verdicts(rows: Sequence[Row], champion: str = CHAMPION) -> list[Verdict]:
+    """The bar by learning rate: the champion has no spike of either kind and the lowest mean held-out loss."""
+    found = []
+    for lr in sorted({row.lr for row in rows}):
+        at = {row.arch: row for row in rows if row.lr == lr}
+        if champion not in at or len(at) < 2:
+            continue
+        best = min(at, key=lambda arch: at[arch].heldout_mean)
+        best_other = min(row.heldout_mean for arch, row in at.items() if arch != champion)
+        spikes = at[champion].spikes
+        found.append(
+            Verdict(
+                lr=lr,
+                champion_spikes=spikes,
+                others_spikes={arch: row.spikes for arch, row in at.items() if arch != champion},
+                lowest_loss=best,
+                margin=at[champion].heldout_mean - best_other,
+                holds=spikes == 0 and best == champion,
+            )
+        )
+    return found
+
+
+def sentences(verdict: Verdict, champion: str = CHAMPION) -> tuple[str, str]:
+    """One sentence about one learning rate, in English and Chinese."""
+    others = ", ".join(f"{arch} {n}" for arch, n in verdict.others_spikes.items())
+    others_zh = "、".join(f"{arch} {n} 次" for arch, n in verdict.others_spikes.items())
+    where = f"{abs(verdict.margin):.3f} nats {'below' if verdict.margin < 0 else 'above'}"
+    where_zh = f"{'低' if verdict.margin < 0 else '高'} {abs(verdict.margin):.3f} 奈特"
+    return (
+        f"Learning rate {verdict.lr:g}: the bar {'holds' if verdict.holds else 'does not hold'}. {champion} has "
+        f"{verdict.champion_spikes} spikes ({others}); its held-out loss is {where} the best other architecture's.",
+        f"学习率 {verdict.lr:g}：目标{'达到' if verdict.holds else '未达到'}。{champion} 出现尖峰 "
+        f"{verdict.champion_spikes} 次（{others_zh}）；其留出损失比其他架构中最好的{where_zh}。",
+    )
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows with their means, for ``results.json``."""
+    return [{**asdict(row), "heldout_mean": row.heldout_mean, "heldout_sd": row.heldout_sd} for row in rows]
+
+
+def cell_of(result: RunResult) -> Cell:
+    """The cell that a result belongs to."""
+    return Cell(**result["cell"])
