@@ -12,16 +12,17 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class SourceRecipe(Strict):
-    """One named source of documents. ``kind: arithmetic`` is generated, ``files`` is read from ``paths``."""
+    """One named source of documents. ``kind: files`` is read from ``paths``, ``arithmetic`` is generated, ``stdlib`` is the
+    installed Python's own library (``options: {part: code}`` or ``{part: prose}``)."""
 
-    kind: Literal["files", "arithmetic"] = "files"
+    kind: Literal["files", "arithmetic", "stdlib"] = "files"
     paths: list[str] = Field(default_factory=list, description="files, folders or globs")
     domain: str = "general"
     language: str = "und"
     text_key: str = Field(default="text", description="field of jsonl and parquet rows that holds the text")
     holdout: float = Field(default=0.0, ge=0, lt=1, description="share of documents kept for validation (by id hash)")
     documents: int = Field(default=0, ge=0, description="how many to generate (generated kinds)")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of a generated kind")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of a generated kind or of stdlib")
 
 
 class DataRecipe(Strict):

@@ -1,0 +1,330 @@
+"""Recipe → corpus → tokenizer → token shards. Each step is idempotent: done work is recognised, half-done work redone.
+
+    OUT_CORPUS/report.json            what came in, what was dropped and why, what went out
+    OUT_CORPUS/<source>/train.jsonl.zst, valid.jsonl.zst
+    OUT_TOKENS/<source>/train/, valid/       (athanor.data.shards)
+
+A directory's ``stage.json`` says from what it was begun and whether it is done; one that was made from something else
+is refused, never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import zstandard
+
+from athanor.data import arithmetic
+from athanor.data.readers import expand, lines, read_file
+from athanor.data.report import SourceCount, empty_error
+from athanor.data.shards import INDEX, ShardSet, ShardWriter
+from athanor.data.stdlib_corpus import python_version, stdlib_documents
+from athanor.data.types import Document, Dropped
+from athanor.errors import AthanorError
+from athanor.files import atomic_path, digest, read_json, remove_tree, write_json
+from athanor.recipe.schema import Recipe, SourceRecipe
+from athanor.tokenizer import Tokenizer, train_tokenizer
+
+Split = Literal["train", "valid"]
+SPLITS: tuple[Split, Split] = ("train", "valid")
+Say = Callable[[str], None]
+STAGE = "stage.json"
+_BATCH_BYTES = 4_000_000
+
+
+def _quiet(_: str) -> None:
+    """Default ``say``: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusDir:
+    """A finished corpus on disk."""
+
+    path: Path
+    fingerprint: str
+    report: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> CorpusDir:
+        """Open a finished corpus; ``AthanorError`` when it is missing or unfinished."""
+        path = Path(path)
+        state = read_json(path / STAGE) if (path / STAGE).is_file() else {}
+        if not (isinstance(state, dict) and state.get("done")):
+            raise AthanorError("no finished corpus here", where=str(path), fix="athanor data build RECIPE")
+        return cls(path, state["origin"], read_json(path / "report.json"))
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, in the recipe's order."""
+        return list(self.report["sources"])
+
+    def count(self, source: str, split: Split) -> int:
+        """Documents of a source and split."""
+        return int(self.report["sources"][source]["out"][split]["documents"])
+
+    def documents(self, source: str, split: Split) -> Iterator[Document]:
+        """Documents of one source and split, in the order they were read."""
+        for line in lines(_split_file(self.path, source, split)):
+            yield Document(**json.loads(line or b""))
+
+
+def is_held_out(document_id: str, holdout: float) -> bool:
+    """Whether a document is for validation: decided by its id alone, so it never changes sides."""
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") < holdout * 2**64
+
+
+def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet) -> CorpusDir:
+    """Read every source of ``recipe.data``, drop exact duplicates, split, write; report where each document went.
+
+    ``AthanorError`` when nothing of a source remains (with what was read and why it was dropped), or when ``out`` was
+    built from another recipe or from files that have changed since.
+    """
+    out = Path(out)
+    if not recipe.data.sources:
+        raise AthanorError("empty corpus: the recipe names no source", where="data.sources", fix="add one: kind, paths")
+    origin = digest([recipe.seed, recipe.data.model_dump(), _inputs(recipe)])
+    if _begin(out, "corpus", origin):
+        say(f"corpus: done already ({out})")
+        return CorpusDir.open(out)
+    seen: dict[bytes, str] = {}
+    report: dict[str, Any] = {"sources": {}}
+    for name, source in recipe.data.sources.items():
+        count = _write_source(recipe, name, source, out, seen)
+        report["sources"][name] = asdict(count)
+        say(f"corpus: {name}: {count.summary()}")
+    write_json(out / "report.json", report)
+    _finish(out, "corpus", origin)
+    return CorpusDir.open(out)
+
+
+def _inputs(recipe: Recipe) -> list[Any]:
+    """What the sources read, beyond the recipe: names, sizes and times of files; the Python whose library it is."""
+    found: list[Any] = []
+    for name, source in recipe.data.sources.items():
+        if source.kind == "files":
+            if not source.paths:
+                raise AthanorError(
+                    "the source has no paths", where=f"data.sources.{name}.paths", fix="files, folders, globs"
+                )
+            for file in expand(source.paths)[0]:
+                stat = file.path.stat()
+                found.append([name, file.name, stat.st_size, stat.st_mtime_ns])
+        elif source.kind == "stdlib":
+            found.append([name, python_version()])
+    return found
+
+
+def read_source(recipe: Recipe, name: str) -> Iterator[Document | Dropped]:
+    """Documents of one source, and what could not be read."""
+    source = recipe.data.sources[name]
+    if source.kind == "arithmetic":
+        if not source.documents:
+            raise AthanorError("how many to generate?", where=f"data.sources.{name}.documents", fix="for example 20000")
+        yield from arithmetic.documents(source.documents, recipe.seed, "train", source.options)
+    elif source.kind == "stdlib":
+        options = dict(source.options)
+        part = options.pop("part", "code")
+        if options:
+            where = f"data.sources.{name}.options"
+            raise AthanorError(f"unknown option {next(iter(options))!r}", where=where, fix="known: part")
+        yield from stdlib_documents(part)
+    else:
+        files, dropped = expand(source.paths)
+        yield from dropped
+        for file in files:
+            yield from read_file(
+                file,
+                text_key=source.text_key,
+                domain=source.domain,
+                language=source.language,
+                max_document_bytes=recipe.data.max_document_bytes,
+            )
+
+
+def _write_source(recipe: Recipe, name: str, source: SourceRecipe, out: Path, seen: dict[bytes, str]) -> SourceCount:
+    """Read, deduplicate (``seen``: content hash → first place, over all sources) and split one source."""
+    count = SourceCount()
+    with ExitStack() as stack:
+        files = {split: _split_file(out, name, split) for split in SPLITS}
+        writers = {split: stack.enter_context(_jsonl_zst(file)) for split, file in files.items()}
+        for item in read_source(recipe, name):
+            if isinstance(item, Dropped):
+                count.drop(item)
+                continue
+            n_bytes = count.take(item)
+            key = hashlib.sha256(item.text.encode()).digest()[:16]
+            if key in seen:
+                count.drop(Dropped(item.id, f"duplicate: of {seen[key]}"), n_bytes)
+                continue
+            seen[key] = f"{name}/{item.id}"
+            split: Split = "valid" if is_held_out(item.id, source.holdout) else "train"
+            writers[split].write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
+            count.put(split, n_bytes)
+        if not any(count.out[split]["documents"] for split in SPLITS):
+            raise empty_error(name, source.paths or [source.kind], count)
+    if not count.out["train"]["documents"]:
+        # A handful of documents can all fall on the validation side; training comes first.
+        files["valid"].replace(files["train"])
+        with _jsonl_zst(files["valid"]):
+            pass
+        count.out = {"train": count.out["valid"], "valid": count.out["train"]}
+    if source.holdout and not count.out["valid"]["documents"]:
+        count.notes.append("too few documents for a validation split: all are for training")
+    return count
+
+
+def _split_file(out: Path, source: str, split: Split) -> Path:
+    return out / source / f"{split}.jsonl.zst"
+
+
+@contextmanager
+def _jsonl_zst(path: Path) -> Iterator[io.TextIOWrapper]:
+    """A text writer to a zstd file that appears under its name when the block ends well."""
+    with (
+        atomic_path(path) as tmp,
+        open(tmp, "wb") as raw,
+        zstandard.ZstdCompressor(level=3).stream_writer(raw) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        yield text
+
+
+def train_tokenizer_from_corpus(recipe: Recipe, corpus: CorpusDir, out: str | Path, say: Say = _quiet) -> Tokenizer:
+    """The recipe's tokenizer, in ``out``: trained on the corpus's training split, or a copy of ``tokenizer.path``.
+
+    Sources are counted in equal numbers of bytes (until one ends), so that a large one does not own the vocabulary.
+    """
+    out = Path(out)
+    wanted = recipe.tokenizer
+    origin = digest([wanted.model_dump(), corpus.fingerprint if wanted.path is None else ""])
+    if _begin(out, "tokenizer", origin):
+        say(f"tokenizer: done already ({out})")
+        return Tokenizer.load(out)
+    if wanted.path is not None:
+        tokenizer = Tokenizer.load(wanted.path)
+    else:
+        tokenizer = train_tokenizer(balanced_texts(corpus, wanted.train_bytes), wanted.vocab_size)
+    tokenizer.save(out)
+    _finish(out, "tokenizer", origin)
+    say(f"tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]}")
+    return tokenizer
+
+
+def balanced_texts(corpus: CorpusDir, max_bytes: int) -> Iterator[str]:
+    """Training texts, always of the source with the fewest bytes so far, until ``max_bytes`` or all have ended."""
+    streams = [corpus.documents(source, "train") for source in corpus.sources]
+    behind = [(0, number) for number in range(len(streams))]
+    total = 0
+    while behind and total < max_bytes:
+        given, number = heapq.heappop(behind)
+        document = next(streams[number], None)
+        if document is None:
+            continue
+        n_bytes = len(document.text.encode())
+        total += n_bytes
+        heapq.heappush(behind, (given + n_bytes, number))
+        yield document.text
+
+
+def tokenize_corpus(
+    corpus: CorpusDir, tokenizer: Tokenizer, out: str | Path, say: Say = _quiet
+) -> dict[str, dict[Split, ShardSet]]:
+    """Token shards of every source and split that has documents, and the shard sets opened.
+
+    One process: ``tokenizers`` already encodes a batch on all cores. A source and split that is finished is kept, so
+    a run that was stopped goes on behind it.
+    """
+    out = Path(out)
+    origin = digest([corpus.fingerprint, tokenizer.fingerprint])
+    if _begin(out, "tokens", origin):
+        say(f"tokens: done already ({out})")
+        return open_shards(out, tokenizer)
+    for source in corpus.sources:
+        for split in SPLITS:
+            if not corpus.count(source, split) or _is_finished(out / source / split, origin):
+                continue
+            _tokenize(corpus.documents(source, split), tokenizer, out / source / split, origin)
+            shards = ShardSet.open(out / source / split, verify=False)
+            say(f"tokens: {source}/{split}: {shards.n_docs:,} documents, {shards.n_tokens:,} tokens")
+    _finish(out, "tokens", origin)
+    return open_shards(out, tokenizer)
+
+
+def open_shards(
+    out: str | Path, tokenizer: Tokenizer | None = None, verify: bool = True
+) -> dict[str, dict[Split, ShardSet]]:
+    """Source → split → shards of a finished directory.
+
+    ``AthanorError`` for an unfinished or damaged one and for a tokenizer of another vocabulary.
+    """
+    out = Path(out)
+    if not (out / STAGE).is_file() or not read_json(out / STAGE).get("done"):
+        raise AthanorError("no finished token shards here", where=str(out), fix="tokenize the corpus first")
+    fingerprint = tokenizer.fingerprint if tokenizer else None
+    found: dict[str, dict[Split, ShardSet]] = {}
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        splits: dict[Split, ShardSet] = {
+            split: ShardSet.open(folder / split, verify, fingerprint) for split in SPLITS if (folder / split).is_dir()
+        }
+        found[folder.name] = splits
+    return found
+
+
+def _is_finished(path: Path, origin: str) -> bool:
+    if (path / INDEX).is_file() and ShardSet.open(path, verify=False).index.get("origin") == origin:
+        return True
+    remove_tree(path)
+    return False
+
+
+def _tokenize(documents: Iterator[Document], tokenizer: Tokenizer, out: Path, origin: str) -> None:
+    with ShardWriter(
+        out, tokenizer.fingerprint, tokenizer.vocab_size, eos_id=tokenizer.eos_id, origin=origin
+    ) as writer:
+        for texts in _batches(documents):
+            for ids in tokenizer.encode_batch(texts):
+                writer.add(ids)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        batch.append(document.text)
+        size += len(document.text)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _begin(out: Path, kind: str, origin: str) -> bool:
+    """Whether ``out`` is done. Marks a new directory as begun; refuses one of another origin, or not ours."""
+    state = read_json(out / STAGE) if (out / STAGE).is_file() else None
+    if isinstance(state, dict) and state.get("kind") == kind:
+        if state.get("origin") == origin:
+            return bool(state.get("done"))
+        if state.get("done"):
+            raise AthanorError(
+                f"this {kind} was made from another recipe, or its files have changed since",
+                where=str(out),
+                fix="another directory, or delete this one",
+            )
+        remove_tree(out)  # begun from another recipe and never finished: nothing to keep
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AthanorError(f"not an empty directory, and not one of a {kind}", where=str(out), fix="another directory")
+    write_json(out / STAGE, {"kind": kind, "origin": origin, "done": False})
+    return False
+
+
+def _finish(out: Path, kind: str, origin: str) -> None:
+    write_json(out / STAGE, {"kind": kind, "origin": origin, "done": True})

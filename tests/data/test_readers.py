@@ -1,0 +1,152 @@
+"""Every format, and every way a file can be wrong: counted with its reason, or refused by its name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from athanor.data.readers import expand, json_rows, lines, read_file
+from athanor.data.types import Document, Dropped
+from athanor.errors import AthanorError
+
+ROWS = [{"text": "one 一"}, {"text": "two"}, {"body": "no text"}, {"text": 3}, {"text": "  "}, {"text": "\ud800"}]
+GOOD = ["one 一", "two"]
+
+
+def read(*paths: Path, **options: object) -> tuple[list[Document], list[Dropped]]:
+    files, dropped = expand(paths)
+    found = [item for file in files for item in read_file(file, **options)]  # type: ignore[arg-type]
+    documents = [item for item in found if isinstance(item, Document)]
+    return documents, dropped + [item for item in found if isinstance(item, Dropped)]
+
+
+def jsonl(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a.cpp", "odd.name", "no_extension"])
+def test_text_files_are_one_document(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("héllo\r\n世界\n".encode())
+    documents, dropped = read(tmp_path / name, domain="d", language="zh")
+    assert documents == [Document(name, "héllo\r\n世界\n", "d", "zh")] and not dropped
+
+
+def test_utf8_mark_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhello")
+    assert read(tmp_path / "a.txt")[0][0].text == "hello"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst", ".jsonl.gz", ".ndjson", ".parquet"])
+def test_rows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        values = [row.get("text") if isinstance(row.get("text"), str) else None for row in ROWS[:5]]
+        pyarrow.parquet.write_table(pyarrow.table({"text": values, "n": range(5)}), path)
+    else:
+        raw = jsonl(ROWS) + b"\n{broken\n[1]\n\xff\n"
+        pack = {".jsonl.zst": zstandard.ZstdCompressor().compress, ".jsonl.gz": gzip.compress}.get(suffix, bytes)
+        path.write_bytes(pack(raw))
+    documents, dropped = read(path)
+    assert [d.text for d in documents] == GOOD
+    assert [d.id for d in documents] == [f"rows{suffix}#1", f"rows{suffix}#2"]
+    kinds = [d.reason.split(":")[0] for d in dropped]
+    assert kinds[:3] == ["row without text", "row without text", "empty"]
+    if suffix != ".parquet":
+        assert kinds[3:] == ["not UTF-8", "not JSON", "row without text", "not UTF-8"]
+        assert dropped[-1].id == f"rows{suffix}#10"
+
+
+def test_other_text_key_and_missing_column(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a", "b"]}), tmp_path / "x.parquet")
+    assert [d.text for d in read(tmp_path / "x.parquet", text_key="body")[0]] == ["a", "b"]
+    documents, dropped = read(tmp_path / "x.parquet")
+    assert not documents and [d.reason for d in dropped] == ["row without text: no column 'text' in body"] * 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "binary: zero byte at offset 8"),
+        ("héllo".encode("latin-1"), "not UTF-8: byte 0xe9 at offset 1"),
+        ("世界".encode("gb18030"), "not UTF-8: byte 0xca at offset 0"),
+        ("hello".encode("utf-16"), "not UTF-8: begins with the mark of UTF-16 or UTF-32"),
+        (b"", "empty"),
+        (b" \n\t", "empty"),
+        (b"x" * 101, "larger than max_document_bytes: 101 bytes"),
+    ],
+)
+def test_unreadable_files_are_dropped_with_their_reason(tmp_path: Path, raw: bytes, reason: str) -> None:
+    (tmp_path / "bad.txt").write_bytes(raw)
+    assert read(tmp_path / "bad.txt", max_document_bytes=100) == ([], [Dropped("bad.txt", reason)])
+
+
+@pytest.mark.parametrize("size", [200, 2_000])
+def test_long_rows_are_dropped_and_the_next_is_read(tmp_path: Path, size: int) -> None:
+    (tmp_path / "r.jsonl").write_bytes(jsonl([{"text": "x" * size}, {"text": "fine"}]))
+    documents, dropped = read(tmp_path / "r.jsonl", max_document_bytes=100)
+    assert [d.id for d in documents] == ["r.jsonl#2"]
+    assert len(dropped) == 1 and dropped[0].reason.startswith("larger than max_document_bytes")
+
+
+def test_zstd_of_several_frames_and_bombs(tmp_path: Path) -> None:
+    pack = zstandard.ZstdCompressor().compress
+    (tmp_path / "f.zst").write_bytes(pack(b"a\nb") + pack(b"c\n" * 300_000) + pack(b"d"))
+    found = list(lines(tmp_path / "f.zst"))
+    assert found[:2] == [b"a\n", b"bc\n"] and found[-1] == b"d" and len(found) == 300_002
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+def test_damaged_containers_are_named_and_refused(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    raw = jsonl([{"text": f"row {i} {i * i}"} for i in range(2000)])
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": raw.decode().splitlines()}), path)
+    else:
+        path.write_bytes((zstandard.ZstdCompressor().compress if suffix.endswith("zst") else gzip.compress)(raw))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"garbage!" * 100)
+    with pytest.raises(AthanorError, match=f"cut{suffix}"):
+        read(path)
+
+
+def test_folders_globs_and_stable_names(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "b/1.md", "b/pic.png", "b/.git/x.txt", "b/.hidden.txt", "c/1.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
+    documents, dropped = read(tmp_path / "b", tmp_path / "c")
+    assert [d.id for d in documents] == ["b/1.md", "b/2.txt", "c/1.md"]
+    reasons = {d.id: d.reason for d in dropped}
+    assert reasons == {
+        "b/.git/": "hidden folder",
+        "b/.hidden.txt": "hidden file",
+        "b/loop/": "linked folder",
+        "b/pic.png": "extension not read: .png",
+    }
+    assert [f.name for f in expand([tmp_path / "*" / "1.md"])[0]] == ["b/1.md", "c/1.md"]
+    assert [f.name for f in expand([str(tmp_path / "**" / "*.txt")])[0]] == ["b/2.txt"]
+    twice = expand([tmp_path / "b" / "1.md", tmp_path / "c" / "1.md", tmp_path / "b" / "1.md"])
+    assert [f.name for f in twice[0]] == ["1.md", "1.md~2"] and twice[1] == [Dropped("1.md", "listed twice")]
+
+
+def test_nothing_there_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.txt", tmp_path / "*.txt"):
+        with pytest.raises(AthanorError, match=r"no such file|no file matches"):
+            expand([path])
+
+
+@pytest.mark.parametrize("line", [b"{broken", b"[1]", b"\xff"])
+def test_json_rows_name_file_and_line(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b'{"a": 1}\n\n' + line + b"\n")
+    with pytest.raises(AthanorError, match=r"q\.jsonl:3"):
+        list(json_rows([tmp_path / "q.jsonl"]))
+    (tmp_path / "pic.png").write_bytes(b"")
+    with pytest.raises(AthanorError, match=r"pic\.png.*extension"):
+        list(json_rows([tmp_path]))
