@@ -59,6 +59,9 @@ def generate(
         else speaker.tokenizer.encode(text)
         for text in texts
     ]
+    room = speaker.model.config.max_position_embeddings - max(map(len, ids))
+    if 0 < room < max_new_tokens:
+        typer.echo(f"note: the context has room for {room} new tokens, not {max_new_tokens}", err=True)
     if len(texts) == 1:
         for piece in speaker.stream_text(ids[0], sampling, max_new_tokens):
             typer.echo(piece, nl=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from athanor.errors import AthanorError
 from athanor.inference.engine import stream
 from athanor.inference.sampling import Sampling
 from athanor.model.decoder import Decoder
@@ -19,6 +20,20 @@ from athanor.tokenizer.tokenizer import Tokenizer
 def default_device() -> torch.device:
     """The accelerator of this machine, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def _device(given: torch.device | str | None) -> torch.device:
+    """``given`` if this machine has it, else an AthanorError; None: the default one."""
+    if given is None:
+        return default_device()
+    here = default_device().type
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", here):
+        raise AthanorError(f"no device {str(given)!r} on this machine", where="--device", fix=f"cpu or {here}")
+    return device
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Speaker:
     ) -> Speaker:
         """Load a model directory. AthanorError when it is none or its tokenizer has more ids than the model rows."""
         tokenizer = Tokenizer.load(path)
-        model = load_model_dir(path, dtype=dtype, device=str(device or default_device()))
+        model = load_model_dir(path, dtype=dtype, device=_device(device))
         tokenizer.require_fits(model.config.vocab_size, where=str(path))
         return cls(model.eval(), tokenizer)
 

@@ -146,6 +146,16 @@ def test_generate_command(model_dir: Path, speaker: Speaker) -> None:
         _run("generate", str(model_dir), stdin="")
 
 
+def test_what_does_not_fit_is_said(model_dir: Path) -> None:
+    app = typer.Typer()
+    commands.register(app)
+    words = ["generate", str(model_dir), "-p", "the cat", "-n", "500", "--device", "cpu"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "room for" in result.stderr
+    with pytest.raises(AthanorError, match="no device 'abacus'"):
+        _run("generate", str(model_dir), "-p", "a", "--device", "abacus")
+
+
 def test_tokenizer_of_another_vocabulary_is_refused(model_dir: Path, tmp_path: Path) -> None:
     save_model_dir(small_decoder(), tmp_path / "m")
     Tokenizer.load(model_dir).save(tmp_path / "m")
