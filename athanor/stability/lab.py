@@ -11,14 +11,23 @@ import json
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from athanor.errors import AthanorError
 from athanor.files import write_json
@@ -58,11 +67,11 @@ def run_lab(
     key = settings.key(corpus.digest)
     _claim(out, settings, corpus)
     missing = [cell for cell in cells if not _finished(out, key, cell)]
-    with _progress_bar(len(cells), len(missing), settings.steps, progress) as advance:
+    with _progress_bar(len(cells), len(missing), settings.steps, progress) as bar:
         if jobs < 1:
-            _run_here(missing, out, key, settings, corpus, advance)
+            _run_here(missing, out, key, settings, corpus, bar)
         elif missing:
-            _run_in_processes(missing, out, key, settings, text, min(jobs, len(missing)), advance)
+            _run_in_processes(missing, out, key, settings, text, min(jobs, len(missing)), bar)
     return write_outputs(out, settings, corpus, load_results(out, key))
 
 
@@ -117,9 +126,32 @@ def _claim(out: Path, settings: LabSettings, corpus: ByteCorpus) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a person sees: steps on the bar, a line for each finished run (also where there is no terminal)."""
+
+    progress: Progress
+    task: TaskID
+
+    def advance(self) -> None:
+        """One step more."""
+        self.progress.advance(self.task)
+
+    def say(self, path: Path) -> None:
+        """One run more: what it gave."""
+        run = json.loads(path.read_text(encoding="utf-8"))
+        loss = "not finite" if run["heldout_loss"] is None else f"{run['heldout_loss']:.3f}"
+        if not self.progress.disable:
+            self.progress.console.print(
+                f"{path.stem}: held-out loss {loss}, loss spikes {len(run['loss_spikes'])}, gradient spikes "
+                f"{len(run['grad_spikes'])}, {run['cpu_s']:.0f} CPU s, {run['wall_s']:.0f} s",
+                highlight=False,
+            )
+
+
 @contextlib.contextmanager
-def _progress_bar(cells: int, missing: int, steps: int, show: bool) -> Iterator[Callable[[], None]]:
-    """A bar over the steps of the missing runs; yields what to call after each step."""
+def _progress_bar(cells: int, missing: int, steps: int, show: bool) -> Iterator[Bar]:
+    """A bar over the steps of the missing runs."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -131,17 +163,16 @@ def _progress_bar(cells: int, missing: int, steps: int, show: bool) -> Iterator[
     )
     with Progress(*columns, disable=not show, speed_estimate_period=300) as bar:
         task = bar.add_task(f"{missing} of {cells} runs to do", total=missing * steps)
-        yield lambda: bar.advance(task)
+        yield Bar(bar, task)
 
 
-def _run_here(
-    cells: list[Cell], out: Path, key: str, settings: LabSettings, corpus: ByteCorpus, advance: Callable[[], None]
-) -> None:
+def _run_here(cells: list[Cell], out: Path, key: str, settings: LabSettings, corpus: ByteCorpus, bar: Bar) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for cell in cells:
-            write_cell(_path(out, cell), key, cell, settings, corpus, advance)
+            write_cell(_path(out, cell), key, cell, settings, corpus, bar.advance)
+            bar.say(_path(out, cell))
     finally:
         torch.set_num_threads(threads)
 
@@ -183,7 +214,7 @@ def _run_in_processes(
     settings: LabSettings,
     text: Sequence[Path] | None,
     jobs: int,
-    advance: Callable[[], None],
+    bar: Bar,
 ) -> None:
     # Single-threaded workers: OpenMP must know before torch is loaded; the compiler stays in the worker's own thread.
     one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -193,25 +224,26 @@ def _run_in_processes(
         pool = ProcessPoolExecutor(jobs, context, _start_worker, (settings, key, text, steps_done))
         try:
             futures = {pool.submit(_work, cell, _path(out, cell)): cell for cell in cells}
-            _watch(futures, steps_done, advance)
+            _watch(futures, steps_done, bar, out)
         except BaseException:
             _end(pool)
             raise
         pool.shutdown()
 
 
-def _watch(futures: dict[Future[None], Cell], steps_done: Any, advance: Callable[[], None]) -> None:
+def _watch(futures: dict[Future[None], Cell], steps_done: Any, bar: Bar, out: Path) -> None:
     """Move the bar until all futures are done; the first failure ends the laboratory and names its cell."""
     pending = set(futures)
     while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
         with contextlib.suppress(queue.Empty):
             while True:
                 steps_done.get_nowait()
-                advance()
+                bar.advance()
         for future in done:
             try:
                 future.result()
+                bar.say(_path(out, futures[future]))
             except BrokenProcessPool as error:
                 raise AthanorError(
                     "a run of the laboratory was killed from outside (out of memory?); finished runs are kept",

@@ -21,21 +21,20 @@ from athanor.stability.summary import RunResult, cell_of  # noqa: E402
 #: Colour-blind safe (Okabe & Ito), one per architecture in order of appearance.
 COLORS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#7F7F7F")
 SEED_STYLES = ("-", "--", ":", "-.")
-LONG = {"pre": "pre-norm", "sandwich": "sandwich", "depth_scaled_sandwich": "depth-scaled sandwich"}
+NAMES = {"pre": "pre-norm", "sandwich": "sandwich", "depth_scaled_sandwich": "DSSN"}
 _STYLE = {
     "font.size": 9,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
 }
 
 
 def title_of(label: str) -> str:
-    """``depth-scaled sandwich + tiny`` for ``dssn+tiny``."""
+    """``DSSN (depth-scaled sandwich norm)`` is written ``DSSN`` in figures: ``DSSN + tiny``."""
     arch = parse_arch(label)
-    return f"{LONG[arch.placement]} + {arch.init}"
+    return f"{NAMES[arch.placement]} + {arch.init}"
 
 
 class Grid:
@@ -60,7 +59,13 @@ def _panels(
     rows: int, columns: int, height: float = 2.1, sharex: Literal["all", "row"] = "all"
 ) -> tuple[Figure, np.ndarray]:
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3.5 * columns + 0.6, height * rows + 0.5), sharex=sharex, sharey="row", squeeze=False
+        rows,
+        columns,
+        layout="constrained",
+        figsize=(3.5 * columns + 0.6, height * rows + 0.5),
+        sharex=sharex,
+        sharey="row",
+        squeeze=False,
     )
     return figure, axes
 
@@ -78,7 +83,8 @@ def _series(grid: Grid, series: str, spikes: str, label: str, log: bool) -> Figu
                 y = _finite(run[series])
                 ax.plot(y, SEED_STYLES[seed % 4], color=grid.color[arch], lw=0.9, label=f"seed {seed}")
                 at = [spike["first"] for spike in run[spikes]]
-                ax.plot(at, np.clip(y[at], low, high), "v", color="#B00020", ms=6, clip_on=False, zorder=5)
+                if at:
+                    ax.plot(at, np.clip(y[at], low, high), "v", color="#B00020", ms=6, clip_on=False, zorder=5)
             count = sum(len(run[spikes]) for run in runs)
             ax.set_title(f"{title_of(arch)}, lr {lr:g}: {count} spike{'' if count == 1 else 's'}", fontsize=9)
             ax.set_ylim(low * 0.8 if log else low - 0.1, high * (1.6 if log else 1.0))
@@ -212,7 +218,7 @@ def draw(results: Sequence[RunResult], folder: Path, settings: LabSettings) -> d
             figure = make(grid)
             if figure is None:
                 continue
-            figure.suptitle(shape, fontsize=8, color="#666666", x=0.995, ha="right")
+            figure.supxlabel(shape, fontsize=8, color="#666666")
             paths[name] = folder / f"stability-{name}.png"
             figure.savefig(paths[name], dpi=110)
             plt.close(figure)
