@@ -67,10 +67,13 @@ def empty_error(name: str, read: Sequence[Any], count: SourceCount) -> AthanorEr
     more = count.documents_in - len(count.examples)
     if more > 0:
         why += f"\n    … and {more} more"
+    fix = "give UTF-8 text: txt, md, source code, jsonl, jsonl.zst or parquet"
+    if set(count.dropped) == {"duplicate"}:
+        fix = "the source only repeats another: take it out"
     return AthanorError(
         f"empty corpus: read {', '.join(map(str, read))}, kept nothing{why or ' (no file in it)'}",
         where=f"data.sources.{name}",
-        fix="give UTF-8 text: txt, md, source code, jsonl, jsonl.zst or parquet",
+        fix=fix,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from athanor.errors import AthanorError
-from athanor.files import write_json
+from athanor.files import digest, write_json
 
 Int64s = npt.NDArray[np.int64]
 INDEX = "index.json"
@@ -118,7 +118,8 @@ class ShardWriter:
         if self._lens:
             self._flush()
         counts = {key: sum(s[key] for s in self._shards) for key in ("documents", "tokens")}
-        write_json(self.path / INDEX, {**self._head, **counts, "shards": self._shards})
+        index = {**self._head, **counts, "shards": self._shards}
+        write_json(self.path / INDEX, {**index, "checksum": digest(index)})
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -241,11 +242,8 @@ def _read_index(path: Path) -> dict[str, Any]:
             raise AthanorError(
                 f"shard format {index['format']}, this version reads {FORMAT}", where=str(file), fix=_REBUILD
             )
-        counts = {key: sum(shard[key] for shard in index["shards"]) for key in ("documents", "tokens")}
-        if any(index[key] != count for key, count in counts.items()):
-            raise ValueError("its counts do not add up")
-        for key in ("tokenizer_fingerprint", "vocab_size", "eos_id", "with_mask", "dtype"):
-            index[key]
+        if index.pop("checksum") != digest(index):
+            raise ValueError("its checksum differs")
     except (ValueError, KeyError, TypeError) as error:
         raise AthanorError(f"corrupted index: {error}", where=str(file), fix=_REBUILD) from None
     return index

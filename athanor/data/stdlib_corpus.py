@@ -8,6 +8,7 @@ module's code and its prose on the same side.
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import sys
 import sysconfig
@@ -94,21 +95,33 @@ def _is_table(name: str) -> bool:
 
 
 def _prose(name: str, source: str) -> Document | Dropped:
+    collecting = gc.isenabled()
+    gc.disable()  # a syntax tree is a million young objects and no cycle: the collector doubles the time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old sources hold invalid escapes
             tree = ast.parse(source)
+        parts = [ast.get_docstring(node, clean=True) for node in _documented(tree)]
     except (SyntaxError, ValueError) as error:
         return Dropped(name, f"does not parse: {error}")
-    nodes = sorted((n for n in ast.walk(tree) if isinstance(n, _DOCUMENTED)), key=lambda n: getattr(n, "lineno", 0))
-    parts = [ast.get_docstring(node, clean=True) for node in nodes]
+    finally:
+        if collecting:
+            gc.enable()
     text = "\n\n".join(part.strip() for part in parts if part and part.strip())
     if len(text) < _MIN_PROSE_CHARS:
         return Dropped(name, "no documentation strings")
     return Document(name, text + "\n", "prose", "en")
 
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+def _documented(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The node and all modules, classes and functions below, in the order of the source. Expressions hold none."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node
+    for block in ("body", "handlers", "cases", "orelse", "finalbody"):
+        inner = getattr(node, block, None)
+        if isinstance(inner, list):
+            for statement in inner:
+                yield from _documented(statement)
 
 
 def _topics(source: str) -> Iterator[Document | Dropped]:

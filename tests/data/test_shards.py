@@ -90,7 +90,7 @@ def test_unfinished_and_corrupt_index(tmp_path: Path) -> None:
     index = tmp_path / "index.json"
     good = json.loads(index.read_text())
     assert len(good["shards"]) == len(list(tmp_path.glob("*.tokens")))
-    for bad in (index.read_text()[:-30], "[]", "{}", json.dumps({**good, "documents": 9}), json.dumps({"format": 9})):
+    for bad in (index.read_text()[:-30], "[]", "{}", json.dumps({**good, "vocab_size": 9}), json.dumps({"format": 9})):
         index.write_text(bad)
         with pytest.raises(AthanorError, match=r"index\.json"):
             ShardSet.open(tmp_path)
