@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
 from athanor.model.config import ModelConfig
@@ -57,15 +58,14 @@ def layer_matmul_params(config: ModelConfig) -> int:
 
 
 def attended_pairs(
-    doc_lens: Iterable[int], convention: Convention = "causal", sliding_window: int | None = None
+    doc_lens: Sequence[int], convention: Convention = "causal", sliding_window: int | None = None
 ) -> int:
     """(query, key) pairs that attention must compute for documents of these lengths."""
+    lens = np.asarray(doc_lens, dtype=np.int64)
     if convention == "full":
-        return sum(n * n for n in doc_lens)
-    if sliding_window is None:
-        return sum(n * (n + 1) // 2 for n in doc_lens)
-    short = [(n, min(n, sliding_window)) for n in doc_lens]
-    return sum(w * (w + 1) // 2 + (n - w) * w for n, w in short)
+        return int((lens * lens).sum())
+    reach = lens if sliding_window is None else np.minimum(lens, sliding_window)
+    return int((reach * (reach + 1) // 2 + (lens - reach) * reach).sum())
 
 
 def train_flops(config: ModelConfig, tokens: int, pairs: int, head_tokens: int | None = None) -> int:

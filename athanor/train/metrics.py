@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,21 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.get_device_module(device).max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class PeakMemory:
+    """:func:`peak_bytes`, asked at most twice a second: the system call costs more than the rest of a metrics line."""
+
+    def __init__(self, device: torch.device, every_s: float = 0.5) -> None:
+        self.device, self.every_s = device, every_s
+        self._bytes, self._asked_at = 0, float("-inf")
+
+    def read(self) -> int:
+        """Bytes, at most ``every_s`` old."""
+        now = time.monotonic()
+        if now - self._asked_at >= self.every_s:
+            self._bytes, self._asked_at = peak_bytes(self.device), now
+        return self._bytes
 
 
 class Meter:
@@ -59,27 +73,38 @@ class Meter:
 
 
 class Board:
-    """TensorBoard curves, thinned to about one point a second; metrics.jsonl is the full record."""
+    """TensorBoard curves, thinned to about one point a second; metrics.jsonl is the full record.
+
+    Curves are a convenience: when they cannot be written the event log says so and training goes on.
+    """
 
     def __init__(self, run: RunDir, purge_after_step: int) -> None:
+        self.run = run
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            run.event("tensorboard_missing", error=str(error))
-            return
-        folder: Path = run.path / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=purge_after_step + 1)
+
+            self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_after_step + 1)
+        except (ImportError, OSError) as error:
+            run.event("tensorboard_off", error=str(error))
 
     def write(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
         """One point of every number in ``values``."""
         if self._writer is None:
             return
-        for name, value in values.items():
-            if isinstance(value, int | float) and name not in ("step", "time"):
-                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name not in ("step", "time"):
+                    self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        except OSError as error:
+            self._writer = None
+            self.run.event("tensorboard_off", step=step, error=str(error))
 
     def close(self) -> None:
         """Flush and close."""
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self._writer.close()
+        except OSError as error:
+            self.run.event("tensorboard_off", error=str(error))

@@ -13,6 +13,11 @@ _LINE_EVERY_S, _BAR_EVERY_S = 10.0, 0.25
 _SMOOTHING = 0.1
 
 
+def say(text: str) -> None:
+    """Print a line about the run, on stderr."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 def clock(seconds: float) -> str:
     """``75`` → ``1:15``."""
     minutes, seconds = divmod(int(seconds), 60)

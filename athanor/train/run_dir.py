@@ -8,17 +8,18 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from athanor import files
 from athanor.errors import AthanorError
 
 _FLUSH_EVERY_S = 1.0
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 def jsonable(value: Any) -> Any:
@@ -54,7 +55,7 @@ class LineLog:
 
     def write(self, record: Mapping[str, Any]) -> bool:
         """Queue one record; returns whether this call also flushed."""
-        self._pending.append(json.dumps(jsonable(record), ensure_ascii=False))
+        self._pending.append(_encode(jsonable(record)))
         if time.monotonic() - self._flushed_at < self.flush_every_s:
             return False
         self.flush()
@@ -119,7 +120,7 @@ class RunDir:
         run = cls(path)
         wanted = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
         if run.recipe_path.exists():
-            run._refuse_other_recipe(wanted, sections)
+            run._refuse_other_recipe(wanted, sections, type(recipe) if isinstance(recipe, BaseModel) else None)
         elif any(run.path.iterdir()) and (run.metrics_path.exists() or run.checkpoints_dir.exists()):
             raise AthanorError(
                 "holds a run but no recipe.yaml, so it cannot be told which recipe made it",
@@ -130,13 +131,18 @@ class RunDir:
             files.write_atomic(run.recipe_path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         return run
 
-    def _refuse_other_recipe(self, wanted: Mapping[str, Any], sections: Sequence[str] | None) -> None:
+    def _refuse_other_recipe(
+        self, wanted: Mapping[str, Any], sections: Sequence[str] | None, schema: type[BaseModel] | None
+    ) -> None:
         try:
             found = yaml.safe_load(self.recipe_path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise AthanorError(f"recipe cannot be read: {error}", where=str(self.recipe_path)) from None
         if not isinstance(found, dict):
             raise AthanorError("is not a recipe", where=str(self.recipe_path), fix="choose another --out")
+        if schema is not None:  # keys that a later version added take their defaults
+            with suppress(ValidationError):
+                found = schema.model_validate(found).model_dump(mode="json")
         if sections is not None:
             found = {key: found.get(key) for key in sections}
             wanted = {key: wanted.get(key) for key in sections}
@@ -158,7 +164,7 @@ class RunDir:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event at once; safe from any thread."""
-        line = json.dumps(jsonable({"time": time.time(), "kind": kind, **fields}), ensure_ascii=False, default=str)
+        line = _encode(jsonable({"time": time.time(), "kind": kind, **fields}))
         fd = os.open(self.events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(fd, (line + "\n").encode("utf-8"))
@@ -218,5 +224,5 @@ def recipe_differences(there: Any, now: Any, key: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = _encode(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -35,7 +35,8 @@ def batch_to(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on ``device``; ``meta["n_targets"]`` is counted here, before a count needs a sync."""
     if batch.input_ids_BT.device == device:
         return batch
-    batch.meta.setdefault("n_targets", batch.n_targets)
+    if "n_targets" not in batch.meta:
+        batch.meta["n_targets"] = batch.n_targets
     return replace(
         batch,
         input_ids_BT=batch.input_ids_BT.to(device, non_blocking=True),

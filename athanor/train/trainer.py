@@ -23,7 +23,7 @@ from athanor.recipe.schema import TrainRecipe
 from athanor.train import flops
 from athanor.train.callbacks import Callback, StepInfo, overridden
 from athanor.train.checkpoint import CheckpointStore
-from athanor.train.metrics import Board, Meter, peak_bytes
+from athanor.train.metrics import Board, Meter, PeakMemory
 from athanor.train.objective import CausalLM, Objective
 from athanor.train.optimizer import AdamW, StepStats
 from athanor.train.precision import compute_dtype
@@ -135,6 +135,7 @@ class Trainer:
                 "peak_source": peak_source,
                 "mfu_convention": flops.MFU_CONVENTION,
             }
+            self.memory = PeakMemory(self.device)
             self.board: Board | None = None
             try:
                 yield
@@ -154,6 +155,7 @@ class Trainer:
 
     def _run_stage(self, index: int) -> None:
         stage = self.stages[index]
+        begun, tokens = time.perf_counter(), self.tokens
         first_step = self.step - sum(before.total_steps for before in self.stages[:index])
         if stage.rope_theta is not None:
             self.model.set_rope_theta(stage.rope_theta)
@@ -175,6 +177,8 @@ class Trainer:
             if last:
                 for callback in self.callbacks:
                     callback.on_stage_end(self, stage)
+                done = {"wall_s": time.perf_counter() - begun, "tokens": self.tokens - tokens}
+                self.run.event("stage_done", stage=stage.name, step=self.step, from_step=first_step, **done)
             self._checkpoint_if_due(index, stage_step + 1, last)
 
     # --- one step ----------------------------------------------------------------------------------------------
@@ -204,10 +208,14 @@ class Trainer:
         return flops.train_flops(self.model.config, work.tokens, work.pairs, work.targets)
 
     def _work(self, stage: Stage, stage_step: int) -> Work:
-        """This step's batches; those of the next step are fetched meanwhile where they do not depend on the model."""
+        """This step's batches. On an accelerator the next ones are fetched meanwhile, if they do not need the model.
+
+        On a CPU a second thread would only take the cores' time from the step itself.
+        """
         work = self._next.result() if self._next is not None else self._prepare(stage, stage_step)
         self._next = None
-        if getattr(stage.source, "prefetch", False) and stage_step + 1 < stage.total_steps:
+        ahead = self.device.type != "cpu" and getattr(stage.source, "prefetch", False)
+        if ahead and stage_step + 1 < stage.total_steps:
             self._next = self._pool.submit(self._prepare, stage, stage_step + 1)
         return work
 
@@ -215,7 +223,8 @@ class Trainer:
         batches = stage.source.micro_batches(stage_step, self.model)
         lens = [n for batch in batches for row in batch.doc_lens for n in row]
         for batch in batches:
-            batch.meta["n_targets"] = batch.n_targets
+            if "n_targets" not in batch.meta:
+                batch.meta["n_targets"] = batch.n_targets
         return Work(
             batches,
             weight=sum(self.objective.weight(batch) for batch in batches),
@@ -271,7 +280,7 @@ class Trainer:
                 "tokens": self.tokens,
                 "targets": work.targets,
                 **self.meter.read(self.peak),
-                "peak_bytes": peak_bytes(self.device),
+                "peak_bytes": self.memory.read(),
                 "time": time.time(),
                 **means,
             }

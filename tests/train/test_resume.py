@@ -20,10 +20,10 @@ from athanor.train.stop import Stopped
 HERE = Path(__file__).parent
 
 
-def run_processes(precision, *jobs):
-    """Exit status of each job, all in children of one fresh interpreter."""
+def run_processes(*jobs):
+    """Exit status of each job (precision, step to die at or 0, folder), all in children of one fresh interpreter."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    command = [sys.executable, str(HERE / "tiny.py"), precision, *(f"{path}:{at}" for path, at in jobs)]
+    command = [sys.executable, str(HERE / "tiny.py"), *(f"{precision}:{at}:{path}" for precision, at, path in jobs)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]
@@ -33,21 +33,22 @@ def events(path, kind):
     return [event for event in lines(path / "events.jsonl") if event["kind"] == kind]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_at_several_steps_equals_uninterrupted_to_the_bit(tmp_path, precision):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    kills = (1, 5, 6, 9)  # before any checkpoint, between two, at the end of a stage, in the second stage
-    statuses = run_processes(precision, (whole, 0), *((broken, at) for at in kills))
-    assert statuses == [0] + [-signal.SIGKILL] * len(kills)
-    assert not (broken / "final.pt").exists()
-    assert run_processes(precision, (broken, 0)) == [0]
-    assert events(broken, "resume")
-    assert untimed(broken / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
-    steps = [line["step"] for line in untimed(whole / "metrics.jsonl") if "loss" in line]
-    assert steps == list(range(1, 13))
-    a, b = torch.load(whole / "final.pt"), torch.load(broken / "final.pt")
-    for part in ("masters", "model"):
-        assert a[part].keys() == b[part].keys() and all(torch.equal(a[part][n], b[part][n]) for n in a[part])
+def test_killed_at_several_steps_equals_uninterrupted_to_the_bit(tmp_path):
+    """SIGKILL before any checkpoint, between two, at the end of a stage, in the next stage; then a new interpreter."""
+    kills, modes = (1, 5, 6, 9), ("fp32", "bf16")
+    jobs = [(mode, at, tmp_path / mode / ("broken" if at else "whole")) for mode in modes for at in (0, *kills)]
+    assert run_processes(*jobs) == ([0] + [-signal.SIGKILL] * len(kills)) * 2
+    assert not list(tmp_path.glob("*/broken/final.pt"))
+    assert run_processes(*((mode, 0, tmp_path / mode / "broken") for mode in modes)) == [0, 0]
+    for mode in modes:
+        whole, broken = tmp_path / mode / "whole", tmp_path / mode / "broken"
+        assert len(events(broken, "resume")) >= 2
+        assert untimed(broken / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
+        steps = [line["step"] for line in untimed(whole / "metrics.jsonl") if "loss" in line]
+        assert steps == list(range(1, 13))
+        a, b = torch.load(whole / "final.pt"), torch.load(broken / "final.pt")
+        for part in ("masters", "model"):
+            assert a[part].keys() == b[part].keys() and all(torch.equal(a[part][n], b[part][n]) for n in a[part])
 
 
 class SignalAt(Callback):

@@ -98,3 +98,11 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
         assert done.returncode == 1 and "another process is training" in done.stderr
     with RunDir(tmp_path).locked():
         pass
+
+
+def test_a_key_that_a_later_version_added_takes_its_default(tmp_path):
+    run = RunDir.open(tmp_path, Recipe(seed=3))
+    text = run.recipe_path.read_text()
+    assert "keep_checkpoints" in text
+    run.recipe_path.write_text("\n".join(line for line in text.splitlines() if "keep_checkpoints" not in line))
+    RunDir.open(tmp_path, Recipe(seed=3))

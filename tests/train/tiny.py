@@ -136,15 +136,15 @@ def train_and_maybe_die(path: Path, precision: str, kill_at: int) -> None:
 
 
 def main() -> None:
-    """``tiny.py PRECISION DIR:KILL_AT …``: each run in a forked process of its own; prints how each ended."""
+    """``tiny.py PRECISION:KILL_AT:DIR …``: each run in a forked process of its own; prints how each ended."""
     import torch.distributed.checkpoint  # noqa: F401 - once, before the forks
 
     torch.set_num_threads(1)
-    for job in sys.argv[2:]:
-        folder, kill_at = job.rsplit(":", 1)
+    for job in sys.argv[1:]:
+        precision, kill_at, folder = job.split(":", 2)
         child = os.fork()
         if child == 0:
-            train_and_maybe_die(Path(folder), sys.argv[1], int(kill_at))
+            train_and_maybe_die(Path(folder), precision, int(kill_at))
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
