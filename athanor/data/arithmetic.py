@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -174,7 +173,7 @@ KINDS = tuple(_KINDS)
 def split_of(key: str) -> Split:
     """The one split a calculation belongs to."""
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
-    return next(name for name, (low, high) in _SPLITS.items() if low <= bucket < high)  # type: ignore[return-value]
+    return next(name for name, (low, high) in _SPLITS.items() if low <= bucket < high)  # type: ignore[misc]
 
 
 def _problem(kind: str, rng: random.Random, language: Language) -> Problem:
@@ -255,15 +254,3 @@ def conversations(
     for p in questions(n, seed, split):
         answer = p.short() if rng.random() < short_share else p.worked()
         yield [{"role": "user", "content": p.question}, {"role": "assistant", "content": answer}]
-
-
-_FULL_WIDTH = str.maketrans("０１２３４５６７８９－，．：", "0123456789-,.:")
-_ANSWER = re.compile(r"(?:answer\s+is|answer\s*[:=]|答案\s*是|答案\s*[为:=])\s*\$?\s*(-?\d[\d,]*)", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d[\d,]*")
-
-
-def final_answer(text: str) -> int | None:
-    """The number behind the last "answer is" / "答案是" of a text, else its last number, else None."""
-    text = text.translate(_FULL_WIDTH)
-    found = _ANSWER.findall(text) or _NUMBER.findall(text)
-    return int(found[-1].replace(",", "")) if found else None

@@ -38,12 +38,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(width, kv_width, bias=config.attention_bias)
         self.o_proj = nn.Linear(q_width, width, bias=config.attention_output_bias)
-        self.q_norm = (
-            RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
-        )
-        self.k_norm = (
-            RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
-        )
+        self.q_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self,
@@ -67,9 +63,7 @@ class Attention(nn.Module):
         else:
             assert packing is not None
             q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTHD, v_BTHD))
-            out_BTHD = packed_attention(q, k, v, packing, self.window).view(
-                n_rows, n_tokens, -1, self.head_size
-            )
+            out_BTHD = packed_attention(q, k, v, packing, self.window).view(n_rows, n_tokens, -1, self.head_size)
         return self.o_proj(out_BTHD.flatten(-2))
 
     def _incremental(
@@ -95,13 +89,9 @@ class Attention(nn.Module):
         else:
             seen_BTS = cache.visible_BTS(n_new)
             if self.window is not None:
-                last_BT1 = (
-                    cache.lens_B[:, None]
-                    + torch.arange(n_new, device=cache.lens_B.device)
-                )[..., None]
+                last_BT1 = (cache.lens_B[:, None] + torch.arange(n_new, device=cache.lens_B.device))[..., None]
                 seen_BTS = seen_BTS & (
-                    torch.arange(seen_BTS.shape[-1], device=last_BT1.device)
-                    > last_BT1 - self.window
+                    torch.arange(seen_BTS.shape[-1], device=last_BT1.device) > last_BT1 - self.window
                 )
             out = F.scaled_dot_product_attention(
                 q_BTHD.transpose(1, 2),

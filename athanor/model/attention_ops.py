@@ -20,6 +20,10 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+#: queries of one block in the bfloat16 backward pass: scores of a block are heads × BLOCK × keys, never T×T
+BLOCK = 256
+
+
 @lru_cache(maxsize=8)
 def _buckets_of(lens: tuple[int, ...]) -> list[Bucket]:
     """The same boundaries come back for every layer, forward and backward, so a small cache serves a whole step."""
@@ -49,18 +53,12 @@ def _take_grad(x_NHD: torch.Tensor, bucket: Bucket) -> torch.Tensor:
     """As :func:`_take` for a gradient: padded places must be zero, so that they add nothing to keys and values."""
     if bucket.start >= 0:
         return _take(x_NHD, bucket)
-    flat = x_NHD.new_zeros(
-        bucket.n_docs * bucket.length, x_NHD.shape[1] * x_NHD.shape[2]
-    )
-    flat.index_copy_(
-        0, bucket.scatter, x_NHD.view(x_NHD.shape[0], -1).index_select(0, bucket.tokens)
-    )
+    flat = x_NHD.new_zeros(bucket.n_docs * bucket.length, x_NHD.shape[1] * x_NHD.shape[2])
+    flat.index_copy_(0, bucket.scatter, x_NHD.view(x_NHD.shape[0], -1).index_select(0, bucket.tokens))
     return flat.view(bucket.n_docs, bucket.length, *x_NHD.shape[1:]).transpose(1, 2)
 
 
-@torch.library.custom_op(
-    "athanor::packed_attention", mutates_args=(), device_types="cpu"
-)
+@torch.library.custom_op("athanor::packed_attention", mutates_args=(), device_types="cpu")
 def _packed_attention(
     q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,9 +67,7 @@ def _packed_attention(
     out_NHD = torch.empty_like(q_NHD)
     lses = []
     for bucket in _buckets_of(tuple(lens.tolist())):
-        out, lse = _flash(
-            _take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket), 0.0, True
-        )
+        out, lse = _flash(_take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket), 0.0, True)
         _put(out_NHD, out, bucket)
         lses.append(lse.flatten())
     # Padded to a size that depends on shapes alone, so that compiled code serves any lengths.
@@ -86,18 +82,59 @@ def _lse_size(q_NHD: torch.Tensor) -> int:
 
 
 @_packed_attention.register_fake
-def _(
-    q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor
-) -> Any:
+def _(q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor) -> Any:
     stats = torch.float64 if q_NHD.dtype == torch.float64 else torch.float32
-    return torch.empty_like(
-        q_NHD, memory_format=torch.contiguous_format
-    ), q_NHD.new_empty(_lse_size(q_NHD), dtype=stats)
+    return torch.empty_like(q_NHD, memory_format=torch.contiguous_format), q_NHD.new_empty(
+        _lse_size(q_NHD), dtype=stats
+    )
 
 
-@torch.library.custom_op(
-    "athanor::packed_attention_backward", mutates_args=(), device_types="cpu"
-)
+def _blocked_backward(
+    grad_nHLD: torch.Tensor, q_nHLD: torch.Tensor, k_nHLD: torch.Tensor, v_nHLD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of causal attention by matrix products over blocks of queries; heads of k and v equal those of q.
+
+    PyTorch's own bfloat16 backward kernel for CPUs takes two to five times as long (measured: docs/lab-notes.md).
+    Scores of a block are rounded to bfloat16, as in eager attention under autocast; sums over blocks are float32.
+    """
+    n, heads, length, width = q_nHLD.shape
+    q, k, v, grad = (x.reshape(n * heads, length, width) for x in (q_nHLD * width**-0.5, k_nHLD, v_nHLD, grad_nHLD))
+    dq = torch.empty_like(q)
+    dk, dv = (torch.zeros(k.shape, dtype=torch.float32) for _ in range(2))
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        q_block, grad_block, k_seen, v_seen = q[:, start:end], grad[:, start:end], k[:, :end], v[:, :end]
+        scores = torch.bmm(q_block, k_seen.transpose(1, 2))
+        scores[:, :, start:end] += _causal_bias(end - start)
+        p = scores.softmax(-1)
+        d_scores = torch._softmax_backward_data(torch.bmm(grad_block, v_seen.transpose(1, 2)), p, -1, p.dtype)
+        dq[:, start:end] = torch.bmm(d_scores, k_seen)
+        dk[:, :end] += torch.bmm(d_scores.transpose(1, 2), q_block)
+        dv[:, :end] += torch.bmm(p.transpose(1, 2), grad_block)
+    dq *= width**-0.5
+    return tuple(x.to(q.dtype).view(n, heads, length, width) for x in (dq, dk, dv))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def _causal_bias(length: int) -> torch.Tensor:
+    """bfloat16 [length, length], -inf above the diagonal: adding it is faster than filling by a mask."""
+    return torch.full((length, length), -torch.inf, dtype=torch.bfloat16).triu_(1)
+
+
+def _bucket_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of one bucket ([n, H, L, D]; k and v may have fewer heads), by the faster way for the dtype."""
+    if q.dtype != torch.bfloat16:
+        return _flash_backward(grad, q, k, v, out, lse, 0.0, True)  # type: ignore[no-any-return]
+    groups = q.shape[1] // k.shape[1]
+    if groups == 1:
+        return _blocked_backward(grad, q, k, v)
+    dq, dk, dv = _blocked_backward(grad, q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
+    return dq, *(x.unflatten(1, (-1, groups)).sum(2) for x in (dk, dv))
+
+
+@torch.library.custom_op("athanor::packed_attention_backward", mutates_args=(), device_types="cpu")
 def _packed_attention_backward(
     grad_NHD: torch.Tensor,
     q_NHD: torch.Tensor,
@@ -107,30 +144,15 @@ def _packed_attention_backward(
     lse_all: torch.Tensor,
     lens: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    grad_NHD, q_NHD, k_NHD, v_NHD = (
-        x.contiguous() for x in (grad_NHD, q_NHD, k_NHD, v_NHD)
-    )
-    dq, dk, dv = (
-        torch.empty_like(q_NHD),
-        torch.empty_like(k_NHD),
-        torch.empty_like(v_NHD),
-    )
+    grad_NHD, q_NHD, k_NHD, v_NHD = (x.contiguous() for x in (grad_NHD, q_NHD, k_NHD, v_NHD))
+    dq, dk, dv = torch.empty_like(q_NHD), torch.empty_like(k_NHD), torch.empty_like(v_NHD)
     at = 0
     for bucket in _buckets_of(tuple(lens.tolist())):
         size = bucket.n_docs * bucket.length * q_NHD.shape[1]
         lse = lse_all[at : at + size].view(bucket.n_docs, q_NHD.shape[1], bucket.length)
         at += size
         q, k, v = _take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket)
-        grads = _flash_backward(
-            _take_grad(grad_NHD, bucket),
-            q,
-            k,
-            v,
-            _take(out_NHD, bucket),
-            lse,
-            0.0,
-            True,
-        )
+        grads = _bucket_backward(_take_grad(grad_NHD, bucket), q, k, v, _take(out_NHD, bucket), lse)
         for target, grad in zip((dq, dk, dv), grads, strict=True):
             _put(target, grad, bucket)
     return dq, dk, dv
@@ -146,10 +168,7 @@ def _(
     lse_all: Any,
     lens: Any,
 ) -> Any:
-    return tuple(
-        torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (q_NHD, k_NHD, v_NHD)
-    )
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_NHD, k_NHD, v_NHD))
 
 
 def _save(
@@ -176,23 +195,17 @@ def _varlen_kernel() -> tuple[Any, dict[str, Any]] | None:
     except ImportError:
         return None
     names = inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = (
-        {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
-    )
+    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
     if "enable_gqa" in names:
         causal["enable_gqa"] = True
     return varlen_attn, causal
 
 
-def _windowed(
-    q_nHLD: torch.Tensor, k_nHLD: torch.Tensor, v_nHLD: torch.Tensor, window: int
-) -> torch.Tensor:
+def _windowed(q_nHLD: torch.Tensor, k_nHLD: torch.Tensor, v_nHLD: torch.Tensor, window: int) -> torch.Tensor:
     """Causal attention to the last ``window`` positions, in blocks of ``window`` queries over 2·window keys."""
     length = q_nHLD.shape[2]
     if length <= window:
-        return F.scaled_dot_product_attention(
-            q_nHLD, k_nHLD, v_nHLD, is_causal=True, enable_gqa=True
-        )
+        return F.scaled_dot_product_attention(q_nHLD, k_nHLD, v_nHLD, is_causal=True, enable_gqa=True)
     outs = []
     for start in range(0, length, window):
         end, first = min(start + window, length), max(start - window + 1, 0)
@@ -222,21 +235,13 @@ def _bucketed_sdpa(
     out_NHD = torch.zeros_like(q_NHD)
     width = window or packing.max_len
     for bucket in make_buckets(packing.lens, q_NHD.device):
-        out = _windowed(
-            _take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket), width
-        )
-        flat = out.transpose(1, 2).reshape(
-            bucket.n_docs * bucket.length, *q_NHD.shape[1:]
-        )
+        out = _windowed(_take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket), width)
+        flat = out.transpose(1, 2).reshape(bucket.n_docs * bucket.length, *q_NHD.shape[1:])
         if bucket.start >= 0:
-            index = torch.arange(
-                bucket.start, bucket.start + len(flat), device=q_NHD.device
-            )
+            index = torch.arange(bucket.start, bucket.start + len(flat), device=q_NHD.device)
             out_NHD = out_NHD.index_copy(0, index, flat)
         else:
-            out_NHD = out_NHD.index_copy(
-                0, bucket.tokens, flat.index_select(0, bucket.scatter)
-            )
+            out_NHD = out_NHD.index_copy(0, bucket.tokens, flat.index_select(0, bucket.scatter))
     return out_NHD
 
 
@@ -253,16 +258,10 @@ def packed_attention(
     """
     device = q_NHD.device.type
     if window is not None and window < packing.max_len:
-        return _bucketed_sdpa(
-            q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous(), packing, window
-        )
+        return _bucketed_sdpa(q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous(), packing, window)
     if device == "cpu":
         return _packed_attention(q_NHD, k_NHD, v_NHD, packing.lens_tensor())[0]
-    kernel = (
-        _varlen_kernel()
-        if device == "cuda" and q_NHD.dtype in (torch.bfloat16, torch.float16)
-        else None
-    )
+    kernel = _varlen_kernel() if device == "cuda" and q_NHD.dtype in (torch.bfloat16, torch.float16) else None
     if kernel is not None:
         varlen_attn, causal = kernel
         if "enable_gqa" not in causal and k_NHD.shape[1] != q_NHD.shape[1]:
@@ -272,9 +271,5 @@ def packed_attention(
                 v_NHD.repeat_interleave(repeat, 1),
             )
         cu = packing.cu_seqlens()
-        return varlen_attn(
-            q_NHD, k_NHD, v_NHD, cu, cu, packing.max_len, packing.max_len, **causal
-        )
-    return _bucketed_sdpa(
-        q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous(), packing, None
-    )
+        return varlen_attn(q_NHD, k_NHD, v_NHD, cu, cu, packing.max_len, packing.max_len, **causal)
+    return _bucketed_sdpa(q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous(), packing, None)

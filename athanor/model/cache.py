@@ -25,31 +25,17 @@ class KVCache:
     ) -> None:
         shape = (batch_size, config.num_key_value_heads, max_len, config.head_size)
         self.max_len = max_len
-        self.k = [
-            torch.zeros(shape, dtype=dtype, device=device)
-            for _ in range(config.num_hidden_layers)
-        ]
-        self.v = [
-            torch.zeros(shape, dtype=dtype, device=device)
-            for _ in range(config.num_hidden_layers)
-        ]
+        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.lens_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.longest = 0  # host copy of max(lens_B): slicing needs no device sync
 
     def advance(self, n: int | torch.Tensor) -> None:
         """Mark ``n`` more tokens as filled: one number for all rows, or an int64 tensor [B]."""
         self.lens_B = self.lens_B + n
-        self.longest = (
-            self.longest + n
-            if isinstance(n, int)
-            else int(self.lens_B.max())
-            if len(self.lens_B)
-            else 0
-        )
+        self.longest = self.longest + n if isinstance(n, int) else int(self.lens_B.max()) if len(self.lens_B) else 0
 
-    def write(
-        self, layer: int, k_BTHD: torch.Tensor, v_BTHD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, layer: int, k_BTHD: torch.Tensor, v_BTHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store T new tokens of each row at its length; returns views [B, Hkv, longest + T, Dh] of keys and values."""
         n_new = k_BTHD.shape[1]
         end = self.longest + n_new
@@ -73,10 +59,7 @@ class KVCache:
     def visible_BTS(self, n_new: int) -> torch.Tensor:
         """Boolean [B, T, longest + T]: key s is seen by new token t of row b when s <= lens_B[b] + t."""
         last_BT = self.lens_B[:, None] + torch.arange(n_new, device=self.lens_B.device)
-        return (
-            torch.arange(self.longest + n_new, device=self.lens_B.device)
-            <= last_BT[..., None]
-        )
+        return torch.arange(self.longest + n_new, device=self.lens_B.device) <= last_BT[..., None]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep only ``rows`` (int64 indices), in that order."""

@@ -62,13 +62,9 @@ class ModelConfig(Strict):
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int = Field(gt=0)
-    head_dim: int = Field(
-        default=0, ge=0, description="0: hidden_size / num_attention_heads"
-    )
+    head_dim: int = Field(default=0, ge=0, description="0: hidden_size / num_attention_heads")
     hidden_act: Literal["silu", "gelu", "gelu_tanh"] = "silu"
-    mlp_gated: bool = Field(
-        default=True, description="gated (SwiGLU-like) or plain two-matrix feed-forward"
-    )
+    mlp_gated: bool = Field(default=True, description="gated (SwiGLU-like) or plain two-matrix feed-forward")
     norm_type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_eps: float = Field(default=1e-5, gt=0)
     norm_placement: NormPlacement = "pre"
@@ -78,12 +74,8 @@ class ModelConfig(Strict):
         gt=0,
         description="std of init=normal, and of embeddings by default",
     )
-    embedding_init_std: float | None = Field(
-        default=None, description="std of the embedding; None: the init decides"
-    )
-    depth_scale_attn: float = Field(
-        default=0.283, gt=0, description="c_attn: post-attention norm gain is c_attn/√L"
-    )
+    embedding_init_std: float | None = Field(default=None, description="std of the embedding; None: the init decides")
+    depth_scale_attn: float = Field(default=0.283, gt=0, description="c_attn: post-attention norm gain is c_attn/√L")
     depth_scale_mlp: float = Field(
         default=0.432,
         gt=0,
@@ -93,9 +85,7 @@ class ModelConfig(Strict):
     rope_theta: float = Field(default=10_000.0, gt=0)
     rope_scaling: RopeScaling | None = None
     partial_rotary_factor: float = Field(default=1.0, gt=0, le=1)
-    rope_interleaved: bool = Field(
-        default=False, description="pairs (0,1),(2,3)… (GLM) instead of halves (Llama)"
-    )
+    rope_interleaved: bool = Field(default=False, description="pairs (0,1),(2,3)… (GLM) instead of halves (Llama)")
     max_position_embeddings: int = Field(default=4096, gt=0)
     tie_word_embeddings: bool = False
     attention_bias: bool = Field(default=False, description="bias on q, k, v")
@@ -126,11 +116,6 @@ class ModelConfig(Strict):
                 f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
                 f"({self.num_attention_heads}); give head_dim or change one of them"
             )
-        if (
-            self.position_embedding == "rope"
-            and int(self.head_size * self.partial_rotary_factor) % 2
-        ):
-            raise ValueError(
-                f"rotary width {self.head_size * self.partial_rotary_factor} is odd; RoPE needs pairs"
-            )
+        if self.position_embedding == "rope" and int(self.head_size * self.partial_rotary_factor) % 2:
+            raise ValueError(f"rotary width {self.head_size * self.partial_rotary_factor} is odd; RoPE needs pairs")
         return self

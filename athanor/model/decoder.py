@@ -30,18 +30,12 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         sandwich = config.norm_placement != "pre"
-        moe = (
-            config.moe
-            if config.moe is not None and layer >= config.moe.first_k_dense
-            else None
-        )
+        moe = config.moe if config.moe is not None and layer >= config.moe.first_k_dense else None
         self.input_norm = make_norm(config)
         self.attn = Attention(config, layer)
         self.post_attn_norm = make_norm(config) if sandwich else None
         self.mlp_norm = make_norm(config)
-        self.mlp: FeedForward | MoEFeedForward = (
-            MoEFeedForward(config, moe) if moe else FeedForward(config)
-        )
+        self.mlp: FeedForward | MoEFeedForward = MoEFeedForward(config, moe) if moe else FeedForward(config)
         self.post_mlp_norm = make_norm(config) if sandwich else None
 
     def forward(
@@ -53,14 +47,10 @@ class Block(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[B, T, D] → ([B, T, D], router auxiliary loss or None)."""
         attn = self.attn(self.input_norm(h_BTD), rope, packing, cache)
-        h_BTD = h_BTD + (
-            attn if self.post_attn_norm is None else self.post_attn_norm(attn)
-        )
+        h_BTD = h_BTD + (attn if self.post_attn_norm is None else self.post_attn_norm(attn))
         out = self.mlp(self.mlp_norm(h_BTD))
         out, aux = out if isinstance(out, tuple) else (out, None)
-        return h_BTD + (
-            out if self.post_mlp_norm is None else self.post_mlp_norm(out)
-        ), aux
+        return h_BTD + (out if self.post_mlp_norm is None else self.post_mlp_norm(out)), aux
 
 
 class Decoder(nn.Module):
@@ -72,21 +62,11 @@ class Decoder(nn.Module):
         self.rope_theta = config.rope_theta
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position_embedding == "learned"
-        self.embed_positions = (
-            nn.Embedding(config.max_position_embeddings, config.hidden_size)
-            if learned
-            else None
-        )
-        self.layers = nn.ModuleList(
-            Block(config, i) for i in range(config.num_hidden_layers)
-        )
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = make_norm(config)
         tied = config.tie_word_embeddings
-        self.lm_head = (
-            None
-            if tied
-            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        )
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def head_weight(self) -> torch.Tensor:
@@ -110,15 +90,9 @@ class Decoder(nn.Module):
         device = input_ids_BT.device
         packing = None
         if cache is None:
-            packing = Packing.of(
-                doc_lens or [[n_tokens]] * n_rows, n_rows, n_tokens, device
-            )
+            packing = Packing.of(doc_lens or [[n_tokens]] * n_rows, n_rows, n_tokens, device)
         if positions_BT is None:
-            lens_B = (
-                cache.lens_B
-                if cache is not None
-                else torch.zeros(n_rows, dtype=torch.int64, device=device)
-            )
+            lens_B = cache.lens_B if cache is not None else torch.zeros(n_rows, dtype=torch.int64, device=device)
             positions_BT = lens_B[:, None] + torch.arange(n_tokens, device=device)
         h_BTD = self.embed_tokens(input_ids_BT)
         rope: Rope = None
@@ -133,11 +107,7 @@ class Decoder(nn.Module):
             if aux is not None:
                 aux_losses.append(aux)
         moe = self.config.moe
-        total_aux = (
-            moe.router_aux_loss_coef * torch.stack(aux_losses).mean()
-            if moe and aux_losses
-            else None
-        )
+        total_aux = moe.router_aux_loss_coef * torch.stack(aux_losses).mean() if moe and aux_losses else None
         return self.final_norm(h_BTD), total_aux
 
     def _check_positions(self, positions_BT: torch.Tensor) -> None:
@@ -184,9 +154,7 @@ class Decoder(nn.Module):
         """Log-probabilities of the labels and entropies, float32 [B, T], 0 where ignored; entropy has no gradient."""
         hidden_BTD, _ = self.hidden(input_ids_BT, positions_BT, doc_lens)
         hidden_ND, labels_N, where = _labelled(hidden_BTD, labels_BT)
-        logp_N, entropy_N = token_logprobs(
-            hidden_ND, self.head_weight, labels_N, temperature
-        )
+        logp_N, entropy_N = token_logprobs(hidden_ND, self.head_weight, labels_N, temperature)
         zeros = logp_N.new_zeros(labels_BT.numel())
         return (
             zeros.index_copy(0, where, logp_N).view_as(labels_BT),
@@ -200,9 +168,7 @@ class Decoder(nn.Module):
                 layer.mlp.update_bias()
 
 
-def _labelled(
-    hidden_BTD: torch.Tensor, labels_BT: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _labelled(hidden_BTD: torch.Tensor, labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden states and labels of the positions that carry loss, and their flat positions."""
     labels_N = labels_BT.flatten()
     where = (labels_N != IGNORE).nonzero().flatten()

@@ -21,24 +21,14 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class FeedForward(nn.Module):
     """down(act(gate(x)) · up(x)), or down(act(up(x))) when not gated. [.., D] → [.., D]."""
 
-    def __init__(
-        self, config: ModelConfig, intermediate_size: int | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, intermediate_size: int | None = None) -> None:
         super().__init__()
         inner, bias = intermediate_size or config.intermediate_size, config.mlp_bias
         self.act = ACTIVATIONS[config.hidden_act]
-        self.gate_proj = (
-            nn.Linear(config.hidden_size, inner, bias=bias)
-            if config.mlp_gated
-            else None
-        )
+        self.gate_proj = nn.Linear(config.hidden_size, inner, bias=bias) if config.mlp_gated else None
         self.up_proj = nn.Linear(config.hidden_size, inner, bias=bias)
         self.down_proj = nn.Linear(inner, config.hidden_size, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         up = self.up_proj(x)
-        return self.down_proj(
-            self.act(self.gate_proj(x)) * up
-            if self.gate_proj is not None
-            else self.act(up)
-        )
+        return self.down_proj(self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up))

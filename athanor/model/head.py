@@ -46,20 +46,12 @@ class _CrossEntropySum(torch.autograd.Function):
             log_p = _wide(F.linear(h, weight_VD)).log_softmax(-1)
             total -= log_p.gather(-1, label).sum()
             if need_h or need_w:
-                grad = (
-                    log_p.exp_()
-                    .scatter_add_(
-                        -1, label, log_p.new_full((1, 1), -1.0).expand_as(label)
-                    )
-                    .to(h.dtype)
-                )
+                grad = log_p.exp_().scatter_add_(-1, label, log_p.new_full((1, 1), -1.0).expand_as(label)).to(h.dtype)
                 if grad_h is not None:
                     torch.mm(grad, weight_VD, out=grad_h[start : start + size])
                 if grad_w is not None:
                     grad_w += grad.T @ h
-        ctx.save_for_backward(
-            grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype)
-        )
+        ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype))
         return total
 
     @staticmethod
@@ -98,9 +90,7 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad_N: torch.Tensor, _entropy: torch.Tensor) -> Any:  # type: ignore[override]
         hidden_ND, weight_VD, labels_N = ctx.saved_tensors
         grad_h, grad_w = [], torch.zeros_like(weight_VD, dtype=grad_N.dtype)
-        for h, label, grad in zip(
-            *_split(weight_VD, hidden_ND, labels_N, grad_N), strict=True
-        ):
+        for h, label, grad in zip(*_split(weight_VD, hidden_ND, labels_N, grad_N), strict=True):
             p = (_wide(F.linear(h, weight_VD)) / ctx.temperature).softmax(-1).neg_()
             p.scatter_add_(-1, label[:, None], p.new_ones(1, 1).expand(len(label), 1))
             d_logits = (p * (grad / ctx.temperature)[:, None]).to(h.dtype)
@@ -109,15 +99,11 @@ class _TokenLogProbs(torch.autograd.Function):
         return torch.cat(grad_h), grad_w.to(weight_VD.dtype), None, None
 
 
-def _split(
-    weight_VD: torch.Tensor, *tensors: torch.Tensor
-) -> list[tuple[torch.Tensor, ...]]:
+def _split(weight_VD: torch.Tensor, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     return [x.split(_chunk(weight_VD.shape[0])) for x in tensors]
 
 
-def cross_entropy_sum(
-    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor
-) -> torch.Tensor:
+def cross_entropy_sum(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
     """Sum of next-token cross-entropy (nats): a float32 scalar (float64 for float64 input). Labels are all real."""
     return _CrossEntropySum.apply(hidden_ND, weight_VD, labels_N)  # type: ignore[no-any-return]
 

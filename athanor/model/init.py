@@ -57,9 +57,7 @@ def init_weights(model: Decoder, seed: int) -> None:
         else:
             generator = torch.Generator().manual_seed(_stable_seed(seed, name))
             draw = torch.empty(param.shape, dtype=torch.float32)
-            nn.init.normal_(
-                draw, std=matrix_std(model.config, name), generator=generator
-            )
+            nn.init.normal_(draw, std=matrix_std(model.config, name), generator=generator)
             param.copy_(draw)
 
 

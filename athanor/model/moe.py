@@ -24,17 +24,11 @@ class Router(nn.Module):
             self.register_buffer("bias", torch.zeros(moe.num_experts))
             self.register_buffer("load", torch.zeros(moe.num_experts), persistent=False)
 
-    def forward(
-        self, x_ND: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns experts [N, k] (int64), weights [N, k] and probabilities [N, E] (both in at least float32)."""
         wide = torch.promote_types(x_ND.dtype, torch.float32)
         logits_NE = F.linear(x_ND.to(wide), self.weight.to(wide))
-        p_NE = (
-            logits_NE.softmax(-1)
-            if self.moe.scoring == "softmax"
-            else logits_NE.sigmoid()
-        )
+        p_NE = logits_NE.softmax(-1) if self.moe.scoring == "softmax" else logits_NE.sigmoid()
         chooser_NE = p_NE + self.bias if self.moe.balance == "bias" else p_NE
         experts_NK = chooser_NE.topk(self.moe.num_experts_per_tok, dim=-1).indices
         weights_NK = p_NE.gather(-1, experts_NK)
@@ -46,10 +40,7 @@ class Router(nn.Module):
 def load_balancing_loss(experts_NK: torch.Tensor, p_NE: torch.Tensor) -> torch.Tensor:
     """E · Σ_e f_e · P_e, f the share of assignments and P the mean probability (Switch, arXiv 2101.03961, eq. 4–6)."""
     n_experts = p_NE.shape[-1]
-    share_E = (
-        torch.bincount(experts_NK.flatten(), minlength=n_experts).to(p_NE.dtype)
-        / experts_NK.shape[0]
-    )
+    share_E = torch.bincount(experts_NK.flatten(), minlength=n_experts).to(p_NE.dtype) / experts_NK.shape[0]
     return n_experts * (share_E * p_NE.mean(0)).sum()
 
 
@@ -64,36 +55,22 @@ class MoEFeedForward(nn.Module):
         self.w_gate = nn.Parameter(torch.empty(n, d, f))
         self.w_up = nn.Parameter(torch.empty(n, d, f))
         self.w_down = nn.Parameter(torch.empty(n, f, d))
-        self.shared = (
-            FeedForward(config, f * moe.num_shared_experts)
-            if moe.num_shared_experts
-            else None
-        )
+        self.shared = FeedForward(config, f * moe.num_shared_experts) if moe.num_shared_experts else None
 
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         x_ND = x_BTD.flatten(0, 1)
         experts_NK, weights_NK, p_NE = self.router(x_ND)
         if self.moe.balance == "bias" and self.training:
-            self.router.load += torch.bincount(
-                experts_NK.flatten(), minlength=self.moe.num_experts
-            )
+            self.router.load += torch.bincount(experts_NK.flatten(), minlength=self.moe.num_experts)
         # Sort assignments by expert, so that each expert sees one contiguous run of tokens.
         order = experts_NK.flatten().argsort(stable=True)
         token = order // self.moe.num_experts_per_tok
-        counts = torch.bincount(
-            experts_NK.flatten(), minlength=self.moe.num_experts
-        ).tolist()
-        routed = self.experts(x_ND[token], counts) * weights_NK.flatten()[
-            order, None
-        ].to(x_ND.dtype)
+        counts = torch.bincount(experts_NK.flatten(), minlength=self.moe.num_experts).tolist()
+        routed = self.experts(x_ND[token], counts) * weights_NK.flatten()[order, None].to(x_ND.dtype)
         out_ND = torch.zeros_like(x_ND).index_add(0, token, routed)
         if self.shared is not None:
             out_ND = out_ND + self.shared(x_ND)
-        aux = (
-            load_balancing_loss(experts_NK, p_NE)
-            if self.moe.balance == "loss"
-            else None
-        )
+        aux = load_balancing_loss(experts_NK, p_NE) if self.moe.balance == "loss" else None
         return out_ND.view_as(x_BTD), aux
 
     def experts(self, x_MD: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -101,18 +78,12 @@ class MoEFeedForward(nn.Module):
         outs = []
         for e, rows in enumerate(x_MD.split(counts)):
             if len(rows):
-                outs.append(
-                    (self.act(rows @ self.w_gate[e]) * (rows @ self.w_up[e]))
-                    @ self.w_down[e]
-                )
+                outs.append((self.act(rows @ self.w_gate[e]) * (rows @ self.w_up[e])) @ self.w_down[e])
         return torch.cat(outs)
 
     @torch.no_grad()
     def update_bias(self) -> None:
         """After a step, raise the bias of under-loaded experts (loss-free balancing, arXiv 2408.15664)."""
         if self.moe.balance == "bias":
-            self.router.bias += (
-                self.moe.bias_update_rate
-                * (self.router.load.mean() - self.router.load).sign()
-            )
+            self.router.bias += self.moe.bias_update_rate * (self.router.load.mean() - self.router.load).sign()
             self.router.load.zero_()

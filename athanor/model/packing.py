@@ -35,9 +35,7 @@ class Packing:
     _lens: torch.Tensor | None = field(default=None)
 
     @classmethod
-    def of(
-        cls, doc_lens: list[list[int]], n_rows: int, row_len: int, device: torch.device
-    ) -> Packing:
+    def of(cls, doc_lens: list[list[int]], n_rows: int, row_len: int, device: torch.device) -> Packing:
         """Check that every row's documents fill it, and flatten."""
         if len(doc_lens) != n_rows:
             raise AthanorError(
@@ -97,11 +95,7 @@ def make_buckets(lens: list[int], device: torch.device) -> list[Bucket]:
         j = i
         while j < len(order) and lens[order[j]] * BUCKET_RATIO >= longest:
             j += 1
-        buckets.append(
-            _bucket(
-                [starts[d] for d in order[i:j]], [lens[d] for d in order[i:j]], device
-            )
-        )
+        buckets.append(_bucket([starts[d] for d in order[i:j]], [lens[d] for d in order[i:j]], device))
         i = j
     return buckets
 

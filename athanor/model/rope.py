@@ -9,9 +9,7 @@ import torch
 from athanor.model.config import ModelConfig, RopeScaling
 
 
-def _yarn(
-    inv_freq: torch.Tensor, s: RopeScaling, theta: float, width: int
-) -> torch.Tensor:
+def _yarn(inv_freq: torch.Tensor, s: RopeScaling, theta: float, width: int) -> torch.Tensor:
     """Blend extrapolated and interpolated frequencies over YaRN's ramp (arXiv 2309.00071, section 3.2)."""
 
     def correction_dim(rotations: float) -> float:
@@ -21,8 +19,7 @@ def _yarn(
     low = max(math.floor(correction_dim(s.beta_fast)), 0)
     high = min(math.ceil(correction_dim(s.beta_slow)), width - 1)
     ramp = (
-        (torch.arange(width // 2, dtype=torch.float32, device=inv_freq.device) - low)
-        / max(high - low, 1e-3)
+        (torch.arange(width // 2, dtype=torch.float32, device=inv_freq.device) - low) / max(high - low, 1e-3)
     ).clamp(0, 1)
     return inv_freq / s.factor * ramp + inv_freq * (1 - ramp)
 
@@ -31,20 +28,14 @@ def _llama3(inv_freq: torch.Tensor, s: RopeScaling) -> torch.Tensor:
     """Llama 3.1's scaling: long wavelengths divided by ``factor``, short ones kept, a smooth band between."""
     wavelength = 2 * math.pi / inv_freq
     ratio = s.original_max_position_embeddings / wavelength
-    smooth = (
-        (ratio - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-    ).clamp(0, 1)
+    smooth = ((ratio - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)).clamp(0, 1)
     return (1 - smooth) * inv_freq / s.factor + smooth * inv_freq
 
 
-def rope_inv_freq(
-    config: ModelConfig, theta: float, device: torch.device
-) -> tuple[torch.Tensor, float]:
+def rope_inv_freq(config: ModelConfig, theta: float, device: torch.device) -> tuple[torch.Tensor, float]:
     """Inverse frequencies [rotary_width / 2] (float32) and the factor on cos and sin (1 except for YaRN)."""
     width = int(config.head_size * config.partial_rotary_factor)
-    inv_freq = 1.0 / (
-        theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    )
+    inv_freq = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width))
     s = config.rope_scaling
     if s is None:
         return inv_freq, 1.0
@@ -52,11 +43,7 @@ def rope_inv_freq(
         return inv_freq / s.factor, 1.0
     if s.rope_type == "llama3":
         return _llama3(inv_freq, s), 1.0
-    attention = (
-        s.attention_factor
-        if s.attention_factor is not None
-        else 0.1 * math.log(max(s.factor, 1.0)) + 1.0
-    )
+    attention = s.attention_factor if s.attention_factor is not None else 0.1 * math.log(max(s.factor, 1.0)) + 1.0
     return _yarn(inv_freq, s, theta, width), attention
 
 
@@ -69,9 +56,7 @@ def rope_tables(
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 
-def apply_rope(
-    x_BTHD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool
-) -> torch.Tensor:
+def apply_rope(x_BTHD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """Rotate the first ``2 · cos.shape[-1]`` channels of each head; the rest passes through.
 
     Pairs are (i, i + width/2) as in Llama, or (2i, 2i + 1) when ``interleaved`` as in GLM.

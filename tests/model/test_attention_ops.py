@@ -69,11 +69,22 @@ def test_generic_path_equals_the_fused_one() -> None:
         torch.testing.assert_close(a, b, atol=1e-11, rtol=0)
 
 
-def test_bfloat16_stays_close() -> None:
-    packing = Packing.of([[30, 20, 14]], 1, 64, torch.device("cpu"))
-    inputs = draw(64, torch.bfloat16)
-    expected = explicit(*[x.detach().double() for x in inputs], packing.lens, None)
-    assert (packed_attention(*inputs, packing).double() - expected).abs().max() < 0.03
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("doc_lens", [[64], [30, 20, 14], [300, 7, 9, 700]])
+def test_bfloat16_stays_close(doc_lens: list[int], kv_heads: int) -> None:
+    """Forward and the blocked backward (documents beyond one block too): within bfloat16's rounding of float64."""
+    n = sum(doc_lens)
+    packing = Packing.of([doc_lens], 1, n, torch.device("cpu"))
+    inputs = draw(n, torch.bfloat16, 4, kv_heads)
+    out = packed_attention(*inputs, packing)
+    weight = torch.randn_like(out)
+    grads = torch.autograd.grad((out * weight).sum(), inputs)
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    expected = explicit(*wide, packing.lens, None)
+    expected_grads = torch.autograd.grad((expected * weight.double()).sum(), wide)
+    assert (out.double() - expected).norm() < 0.006 * expected.norm()
+    for got, want in zip(grads, expected_grads, strict=True):
+        assert (got.double() - want).norm() < 0.012 * want.norm()
 
 
 def test_operator_contract_and_compile() -> None:
