@@ -33,11 +33,12 @@ class _Guarded(TyperGroup):
             if error.errno == errno.EPIPE or error.strerror is None or ctx.params.get("debug"):
                 raise
             _tell(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if ctx.params.get("debug"):
                 raise
-            typer.echo("\nstopped; run the same command again to go on", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            # A training run that was stopped says what it saved and which signal it was (athanor.train.stop.Stopped).
+            typer.echo(str(stop) or "\nstopped", err=True)
+            raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
         raise typer.Exit(BAD_INPUT)
 
 

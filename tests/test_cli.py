@@ -136,7 +136,7 @@ def test_the_schema_in_the_repository_is_current():
     from pathlib import Path
 
     stored = Path(athanor.__file__).parents[1] / "recipes" / "schema.json"
-    assert stored.read_text(encoding="utf-8") == run("recipe", "schema").stdout
+    assert stored.read_text(encoding="utf-8") == run("recipe", "schema").stdout, "run: make schema"
 
 
 def test_an_unwritable_path_is_told_without_a_traceback(tmp_path):
@@ -179,3 +179,72 @@ def test_error_text_has_what_where_and_fix():
     error = AthanorError("the what", where="r.yaml:3", fix="the fix")
     assert str(error) == "r.yaml:3: the what\n  → the fix"
     assert str(AthanorError("the what")) == "the what"
+
+
+LIFE = """
+name: life
+model: {preset: tiny, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, vocab_size: 300}
+tokenizer: {vocab_size: 300}
+data: {sources: {sums: {kind: arithmetic, documents: 60}}}
+train: {seq_len: 128, global_batch_tokens: 256, steps: 2, tensorboard: false}
+sft:
+  sources: {sums: {kind: arithmetic, documents: 20}}
+  train: {seq_len: 128, global_batch_tokens: 256, steps: 1, tensorboard: false}
+rl:
+  sources: {sums: {kind: arithmetic, documents: 8}}
+  prompts_per_step: 2
+  group_size: 2
+  max_new_tokens: 4
+  train: {seq_len: 128, steps: 1, tensorboard: false}
+eval: {questions: 4, max_new_tokens: 4}
+"""
+
+
+def test_a_whole_life_by_commands(tmp_path):
+    """Every stage takes a model directory and leaves one; the last loads, exports and speaks."""
+    (tmp_path / "r.yaml").write_text(LIFE)
+    at = {name: str(tmp_path / name) for name in ("r.yaml", "data", "pretrain", "sft", "rl", "eval", "hf", "back")}
+    for words in (
+        f"tokenizer train {at['r.yaml']} --out {at['data']}",
+        f"data build {at['r.yaml']} --out {at['data']}",
+        f"pretrain {at['r.yaml']} --data {at['data']} --out {at['pretrain']}",
+        f"sft {at['r.yaml']} --model {at['pretrain']}/model --out {at['sft']}",
+        f"rl {at['r.yaml']} --model {at['sft']}/model --out {at['rl']}",
+        f"eval {at['r.yaml']} --model {at['rl']}/model --out {at['eval']} seed=1",
+        f"export {at['rl']}/model {at['hf']}",
+        f"import {at['hf']} {at['back']} --dtype bf16",
+        f"generate {at['back']} --prompt 1+1= --max-new-tokens 2",
+        f"report {at['pretrain']}",
+    ):
+        result = CliRunner().invoke(app, words.split())
+        assert result.exit_code == 0, f"{words}: {result.output} {result.exception!r}"
+    assert (tmp_path / "pretrain" / "report.html").is_file()
+    assert json.loads((tmp_path / "eval" / "eval.json").read_text())["seed"] == 1
+    other = CliRunner().invoke(app, ["pretrain", at["r.yaml"], "--data", at["data"], "--out", at["pretrain"], "seed=1"])
+    assert other.exit_code == 2
+    assert "another recipe" in other.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("pretrain R --out O data.sources={}", "the recipe names no source"),
+        ("sft R --model NOWHERE --out O", "NOWHERE"),
+        ("eval R --model NOWHERE --out O", "NOWHERE"),
+        ("generate NOWHERE --prompt x", "NOWHERE"),
+        ("chat NOWHERE", "NOWHERE"),
+        ("export NOWHERE O", "NOWHERE"),
+        ("import NOWHERE O", "NOWHERE"),
+        ("report NOWHERE", "NOWHERE"),
+        ("lab stability layer=3 --out O", "did you mean 'layers'?"),
+        ("lab stability --lrs fast --out O", "'fast' is not a learning rate"),
+        ("lab stability --lrs 0 --out O", "trains nothing"),
+        ("lab stability --archs pre+huge --out O", "pre+huge"),
+    ],
+)
+def test_bad_input_of_every_command_exits_2(tmp_path, words, says):
+    (tmp_path / "r.yaml").write_text(LIFE)
+    names = {"R": str(tmp_path / "r.yaml"), "O": str(tmp_path / "out"), "NOWHERE": str(tmp_path / "nowhere")}
+    result = CliRunner().invoke(app, [names.get(word, word) for word in words.split()])
+    assert result.exit_code == 2, f"{result.output} {result.exception!r}"
+    assert names.get(says, says) in result.output

@@ -43,7 +43,8 @@ def import_(
     from athanor.model.params import count_params
 
     config = import_model(source, out, dtype=_torch_dtype(dtype))
-    typer.echo(f"wrote {out}: {config.num_hidden_layers} layers × {config.hidden_size}, {big(count_params(config))}")
+    shape = f"{config.num_hidden_layers} layers × {config.hidden_size}"
+    typer.echo(f"wrote {out}: {shape}, {big(count_params(config))} parameters")
 
 
 def export(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from athanor.commands.common import ModelOpt, OutOpt, OverridesArg, RecipeArg, load_recipe
+
+if TYPE_CHECKING:
+    from athanor.data.build import CorpusDir
+    from athanor.recipe import Recipe
+    from athanor.tokenizer import Tokenizer
 
 data_app = typer.Typer(help="Documents → token shards.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Vocabularies.", no_args_is_help=True)
@@ -23,27 +28,48 @@ def register(app: typer.Typer) -> None:
 
 @data_app.command("build")
 def data_build(recipe: RecipeArg, overrides: OverridesArg = None, *, out: OutOpt) -> None:
-    """Read the recipe's sources, train or load the tokenizer, write token shards and a report of what was dropped."""
-    from athanor.data.build import build_corpus
+    """Sources → OUT/corpus, OUT/tokenizer, OUT/tokens; what was dropped is counted. For `pretrain --data OUT`."""
+    from athanor.data.build import tokenize_corpus
+    from athanor.train.progress import say
 
-    build_corpus(load_recipe(recipe, overrides), out)
-    typer.echo(f"corpus in {out}")
+    loaded = load_recipe(recipe, overrides)
+    tokenize_corpus(*_corpus_and_tokenizer(loaded, out), out / "tokens", say=say)
+    typer.echo(f"data in {out}")
 
 
 @tokenizer_app.command("train")
 def tokenizer_train(recipe: RecipeArg, overrides: OverridesArg = None, *, out: OutOpt) -> None:
-    """Train the recipe's vocabulary on its sources."""
-    from athanor.data.build import train_recipe_tokenizer
-
-    tokenizer = train_recipe_tokenizer(load_recipe(recipe, overrides), out)
-    typer.echo(f"{tokenizer.vocab_size} tokens in {out}")
+    """The first two steps of `data build`: OUT/corpus and OUT/tokenizer."""
+    _corpus_and_tokenizer(load_recipe(recipe, overrides), out)
+    typer.echo(f"tokenizer in {out / 'tokenizer'}")
 
 
-def pretrain(recipe: RecipeArg, overrides: OverridesArg = None, *, out: OutOpt) -> None:
-    """Pre-train: every stage of the recipe, from scratch. Ctrl-C saves; the same command goes on."""
+def _corpus_and_tokenizer(recipe: Recipe, out: Path) -> tuple[CorpusDir, Tokenizer]:
+    from athanor.data.build import build_corpus, train_tokenizer_from_corpus
+    from athanor.train.progress import say
+
+    corpus = build_corpus(recipe, out / "corpus", say=say)
+    return corpus, train_tokenizer_from_corpus(recipe, corpus, out / "tokenizer", say=say)
+
+
+def pretrain(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    *,
+    out: OutOpt,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="What `data build` wrote; default: build it in OUT.")
+    ] = None,
+    begin_with: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Go on from this model directory's weights.")
+    ] = None,
+) -> None:
+    """Pre-train through every stage of the recipe. Ctrl-C saves; the same command goes on."""
     from athanor.train.stage import run_pretrain
 
-    typer.echo(f"model in {run_pretrain(load_recipe(recipe, overrides), out)}")
+    loaded = load_recipe(recipe, overrides)
+    made = {} if data is None else {"tokenizer_dir": data / "tokenizer", "data_dir": data / "tokens"}
+    typer.echo(f"model in {run_pretrain(loaded, out, init_from=begin_with, **made)}")
 
 
 def sft(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, out: OutOpt) -> None:
@@ -61,11 +87,16 @@ def rl(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, ou
 
 
 def eval_(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, out: OutOpt) -> None:
-    """Evaluate a model directory on the recipe's tasks."""
+    """Evaluate a model directory on the recipe's tasks; figures here, answers in OUT/eval.json."""
     from athanor.evaluate.run import run_eval
 
-    run_eval(load_recipe(recipe, overrides), model, out)
-    typer.echo(f"results in {out}")
+    results = run_eval(load_recipe(recipe, overrides), model, out)
+    for task, result in results["tasks"].items():
+        for name, value in result["metrics"].items():
+            typer.echo(
+                f"{task:20} {name:28} {value:.4f}" if isinstance(value, float) else f"{task:20} {name:28} {value}"
+            )
+    typer.echo(f"answers in {out / 'eval.json'}")
 
 
 def quickstart(

@@ -17,7 +17,7 @@ class Published(NamedTuple):
 
 def _furnace(**shape: Any) -> ModelConfig:
     """The house architecture: depth-scaled sandwich norm with TinyInit (Pangu Ultra, arXiv 2504.07866)."""
-    return ModelConfig(norm_placement="depth_scaled_sandwich", init="tiny", embedding_init_std=0.5, **shape)
+    return ModelConfig(norm_placement="depth_scaled_sandwich", init="tiny", **shape)
 
 
 def _llama3(**shape: Any) -> ModelConfig:
