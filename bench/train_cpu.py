@@ -1,0 +1,355 @@
+"""Training throughput on a CPU, side by side: Athanor, transformers, LitGPT and a textbook decoder in one run.
+
+    python bench/train_cpu.py --threads 1 2 --out bench/results/train_cpu.json
+
+Four tables for each thread count (a worker process of its own): tokens/s on full rows, useful tokens/s on documents of
+mixed length, held-out loss at equal wall time on standard-library text, and the loader's share. Steps of all contenders
+are interleaved, round after round, so that a change of the machine's speed meets all; medians and spread are shown.
+``--quick`` runs a toy shape in seconds, to see that everything works; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from athanor.train.flops import measured_gemm_flops
+from athanor.train.precision import compute_dtype
+from bench.bars import judge
+from bench.common import Shape, Spread, environment, gemm_rate, show, timed, write_result
+from bench.contenders import OURS, PEERS, Contender, build, held_out_loss
+from bench.workloads import (
+    Text,
+    Work,
+    full_rows,
+    loader_works,
+    mixed_lengths,
+    packed_works,
+    padded_works,
+    stdlib_text,
+    stream_works,
+)
+
+FULL = Shape("30m", vocab=8192, width=512, layers=8, heads=8, kv_heads=8, ffn=1408, context=512, rows=8)
+TOY = Shape("toy", vocab=512, width=64, layers=2, heads=4, kv_heads=4, ffn=128, context=64, rows=2)
+CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a worker is asked for; travels as JSON."""
+
+    threads: int
+    quick: bool = False
+    rounds: int = 5
+    compile: bool = True
+    contenders: tuple[str, ...] = (*OURS, *PEERS)
+    tables: tuple[str, ...] = ("throughput", "mixed", "loss", "loader")
+    loss_s: float = 75.0
+    documents: int = 400
+
+    @property
+    def shape(self) -> Shape:
+        """The shape everyone builds."""
+        return TOY if self.quick else FULL
+
+
+def progress(line: str) -> None:
+    """One line for whoever waits, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def interleave(
+    runs: Sequence[tuple[Contender, Sequence[Work]]], rounds: int, warmup: int
+) -> list[list[tuple[float, int]]]:
+    """(seconds, useful tokens) of every timed step, by contender; one step of each in turn."""
+    for at, (contender, works) in enumerate(runs, 1):
+        progress(f"warm-up {at}/{len(runs)}: {' '.join(_who(contender).values())}")
+        for i in range(warmup):
+            contender.step(works[i % len(works)], LEARNING_RATE)
+    out: list[list[tuple[float, int]]] = [[] for _ in runs]
+    for i in range(rounds):
+        progress(f"round {i + 1}/{rounds}")
+        for (contender, works), seen in zip(runs, out, strict=True):
+            work = works[i % len(works)]
+            seen.append((timed(lambda c=contender, w=work: c.step(w, LEARNING_RATE), CPU), work.useful))  # type: ignore[misc]
+    return out
+
+
+def available(options: Options, dtype: torch.dtype, compiled: bool, missing: set[str]) -> Iterator[Contender]:
+    """The contenders that can be built; a library that is not installed is noted."""
+    for name in options.contenders:
+        try:
+            yield build(name, options.shape, dtype, compiled, CPU)
+        except ImportError as error:
+            missing.add(f"{name}: {error}")
+
+
+def throughput(options: Options) -> dict[str, Any]:
+    """Tokens/s and MFU on full rows, every contender in both precisions, eager and compiled."""
+    missing: set[str] = set()
+    modes = (False, True) if options.compile else (False,)
+    contenders = [c for d in DTYPES.values() for m in modes for c in available(options, d, m, missing)]
+    works = [full_rows(options.shape, seed, CPU) for seed in range(2)]
+    rates = {name: {"model_shapes": gemm_rate(options.shape, d, CPU)} for name, d in DTYPES.items()}
+    for name, d in DTYPES.items():
+        rates[name]["square_2048"] = measured_gemm_flops(CPU, d, 256 if options.quick else 2048)
+    seen = interleave([(c, works) for c in contenders], options.rounds, warmup=1 if options.quick else 2)
+    for name, d in DTYPES.items():  # again behind the steps: the better of both, as the machine may have been slower
+        rates[name]["model_shapes"] = max(rates[name]["model_shapes"], gemm_rate(options.shape, d, CPU))
+    rows = []
+    for contender, steps in zip(contenders, seen, strict=True):
+        spread = Spread.of([useful / s for s, useful in steps])
+        precision = _precision(contender.dtype)
+        rate = rates[precision]["model_shapes"]
+        rows.append(
+            {
+                **_who(contender),
+                "tokens_per_s": spread.median,
+                "spread": spread.spread,
+                "mfu_cpu": spread.median * options.shape.flops_per_token("causal") / rate,
+                "mfu_cpu_full": spread.median * options.shape.flops_per_token("full") / rate,
+            }
+        )
+    return {"rows": rows, "gemm_flops_per_s": rates, "missing": sorted(missing)}
+
+
+def mixed(options: Options, fastest: dict[tuple[str, str], bool]) -> dict[str, Any]:
+    """Useful tokens/s on documents of mixed length: ours packed and isolated; peers padded, or packed with a mask.
+
+    Each contender runs in its faster mode on full rows (``fastest``), or in both where that was not measured.
+    """
+    shape = options.shape
+    lens = mixed_lengths(shape, options.documents, seed=0)
+    ours = packed_works(shape, lens, 0, CPU, masked=False)
+    batchings = {
+        "padding": padded_works(shape, lens, 0, CPU),
+        "concatenated + mask": packed_works(shape, lens, 0, CPU, masked=True),
+    }
+    missing: set[str] = set()
+    runs: list[tuple[Contender, Sequence[Work]]] = []
+    labels: list[str] = []
+    for dtype in DTYPES.values():
+        for compiled in (False, True) if options.compile else (False,):
+            chosen = [n for n in options.contenders if fastest.get((n, _precision(dtype)), compiled) == compiled]
+            for contender in available(replace(options, contenders=tuple(chosen)), dtype, compiled, missing):
+                ways = {"packed, isolated": ours} if contender.ours else batchings
+                for way, works in ways.items():
+                    runs.append((contender, works))
+                    labels.append(way)
+    seen = interleave(runs, min(options.rounds, len(ours)), warmup=1 if options.quick else 3)
+    rows = []
+    for (contender, _), way, steps in zip(runs, labels, seen, strict=True):
+        total = sum(u for _, u in steps) / sum(s for s, _ in steps)
+        spread = Spread.of([u / s for s, u in steps]).spread
+        rows.append({**_who(contender), "batching": way, "useful_tokens_per_s": total, "spread": spread})
+    used = sum(work.useful for work in ours) / (len(ours) * shape.tokens)
+    mean = float(lens.mean())
+    return {"rows": rows, "packing_efficiency": used, "mean_length": mean, "missing": sorted(missing)}
+
+
+def loss_at_equal_time(options: Options, fastest: dict[tuple[str, str], bool], text: Text) -> dict[str, Any]:
+    """Held-out loss after ``loss_s`` seconds of training each, cosine over the time, the same peak learning rate.
+
+    Every contender trains in Athanor's default precision on this machine (a comparison of equals) and in its faster
+    mode (``fastest``: compiled or not). Time for evaluation and compilation is not counted.
+    """
+    shape = options.shape
+    dtype = compute_dtype("auto", CPU)
+    rows = []
+    missing: set[str] = set()
+    for name in options.contenders:
+        try:
+            contender = build(name, shape, dtype, fastest.get((name, _precision(dtype)), False), CPU)
+        except ImportError as error:
+            missing.add(f"{name}: {error}")
+            continue
+        progress(f"loss: {' '.join(_who(contender).values())}")
+        works = loader_works(text, shape.rows) if contender.ours else stream_works(text, shape, seed=0)
+        for _ in range(1 if options.quick else 2):
+            contender.step(next(works), LEARNING_RATE)
+        contender.reset()
+        before = held_out_loss(contender, text.held_out)
+        steps, used_s, useful = _train_for(contender, works, options.loss_s)
+        after = held_out_loss(contender, text.held_out)
+        rows.append(
+            {**_who(contender), "steps": steps, "tokens": useful, "train_s": used_s, "before": before, "after": after}
+        )
+    return {
+        "rows": rows,
+        "held_out_documents": text.n_held_out,
+        "learning_rate": LEARNING_RATE,
+        "missing": sorted(missing),
+    }
+
+
+def _train_for(contender: Contender, works: Iterator[Work], seconds: float) -> tuple[int, float, int]:
+    """Train until the time is used; the learning rate follows the share of the time: 5 % warm-up, cosine to a tenth."""
+    steps, useful, used_s = 0, 0, 0.0
+    while used_s < seconds:
+        share = used_s / seconds
+        cosine = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * share)))
+        lr = LEARNING_RATE * min(1.0, (share + 0.005) / 0.05) * cosine
+        start = time.perf_counter()
+        work = next(works)
+        float(contender.step(work, lr))
+        used_s += time.perf_counter() - start
+        steps, useful = steps + 1, useful + work.useful
+    return steps, used_s, useful
+
+
+def loader_share(options: Options, text: Text, step_s: float | None) -> dict[str, Any]:
+    """The time to make a step's batch against the time of a step, and the share of positions used."""
+    shape = options.shape
+    text.loader.rows(0, shape.rows)
+    count = 50
+    start = time.perf_counter()
+    for i in range(1, count + 1):
+        text.loader.rows(i * shape.rows, shape.rows)
+    batch_s = (time.perf_counter() - start) / count
+    share = batch_s / step_s if step_s else None
+    return {"batch_s": batch_s, "step_s": step_s, "share": share, "packing_efficiency": text.loader.efficiency()}
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def _who(contender: Contender) -> dict[str, Any]:
+    mode = "compiled" if contender.compiled else "eager"
+    return {"contender": contender.name, "precision": _precision(contender.dtype), "mode": mode}
+
+
+def run_worker(options: Options) -> dict[str, Any]:
+    """All tables for one thread count, in this process."""
+    torch.set_num_threads(options.threads)
+    result: dict[str, Any] = {"environment": environment(options.threads)}
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    if "throughput" in options.tables:
+        result["throughput"] = throughput(options)
+        for row in sorted(result["throughput"]["rows"], key=lambda r: r["tokens_per_s"]):
+            best[row["contender"], row["precision"]] = row
+    fastest = {key: row["mode"] == "compiled" for key, row in best.items()}
+    if "mixed" in options.tables:
+        result["mixed"] = mixed(options, fastest)
+    default = _precision(compute_dtype("auto", CPU))
+    with tempfile.TemporaryDirectory() as folder:
+        if {"loss", "loader"} & set(options.tables):
+            size, rows = (200_000, 8) if options.quick else (3_000_000, 48)
+            text = stdlib_text(options.shape, Path(folder) / "shards", size, rows)
+        if "loss" in options.tables:
+            result["loss"] = loss_at_equal_time(options, fastest, text)
+        if "loader" in options.tables:
+            ours = best.get(("athanor", default))
+            step_s = options.shape.tokens / ours["tokens_per_s"] if ours else None
+            result["loader"] = loader_share(options, text, step_s)
+    result["default_precision"] = default
+    result["toy"] = options.quick
+    result["bars"] = [] if options.quick else judge(result)
+    return result
+
+
+def print_worker(result: dict[str, Any]) -> None:
+    """The tables of one thread count."""
+    threads = result["environment"]["threads"]
+    keys: tuple[str, ...]
+    if part := result.get("throughput"):
+        columns = ("contender", "precision", "mode", "tokens/s", "spread", "MFU_cpu causal", "MFU_cpu full")
+        keys = ("contender", "precision", "mode", "tokens_per_s", "spread", "mfu_cpu", "mfu_cpu_full")
+        show(f"Full rows, {threads} thread(s)", columns, [[row[k] for k in keys] for row in part["rows"]])
+        for precision, rate in part["gemm_flops_per_s"].items():
+            shapes, square = rate["model_shapes"] / 1e9, rate["square_2048"] / 1e9
+            print(f"GEMM {precision}: {shapes:.0f} GFLOP/s at the model's shapes, {square:.0f} at 2048³")
+    if part := result.get("mixed"):
+        headings = ("contender", "precision", "mode", "batching", "useful tokens/s", "spread")
+        keys = ("contender", "precision", "mode", "batching", "useful_tokens_per_s", "spread")
+        title = f"Documents of mixed length (mean {part['mean_length']:.0f}), {threads} thread(s)"
+        show(title, headings, [[row[k] for k in keys] for row in part["rows"]])
+    if part := result.get("loss"):
+        keys = ("contender", "precision", "mode", "steps", "tokens", "train_s", "before", "after")
+        title = f"Held-out loss at equal wall time, {threads} thread(s)"
+        show(title, keys, [[row[k] for k in keys] for row in part["rows"]])
+    if part := result.get("loader"):
+        show("Loader", list(part), [list(part.values())])
+    parts = [result.get(name, {}) for name in ("throughput", "mixed", "loss")]
+    for line in sorted({line for part in parts for line in part.get("missing", [])}):
+        print(f"not measured, its library is not installed: {line}")
+    if result["toy"]:
+        print("A toy shape: the figures only show that everything runs, no bar is judged.")
+        return
+    bars = [[b["bar"], b["ours"], b["peer"], b["value"], b["target"], b["met"]] for b in result["bars"]]
+    show(f"Bars, {threads} thread(s)", ("bar", "ours", "against", "value", "target", "met"), bars)
+
+
+def _spawn(options: Options) -> dict[str, Any]:
+    """A worker process with its own thread count (set before torch starts, as OpenMP wants it)."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        asked = json.dumps(_as_json(options))
+        command = [sys.executable, "-m", "bench.train_cpu", "--worker", asked, "--out", str(out)]
+        env = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+        subprocess.run(command, check=True, env=env, cwd=Path(__file__).resolve().parents[1])
+        result: dict[str, Any] = json.loads(out.read_text("utf-8"))
+        return result
+
+
+def _as_json(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in Options.__dataclass_fields__}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--quick", action="store_true", help="toy shape, eager only, seconds")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
+    parser.add_argument("--no-compile", action="store_true", help="eager only")
+    parser.add_argument("--contenders", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
+    tables = ["throughput", "mixed", "loss", "loader"]
+    parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
+    parser.add_argument("--loss-s", type=float, default=75.0, help="training seconds each in the loss table")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        given: dict[str, Any] = json.loads(args.worker)
+        asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        options = Options(**asked)
+        args.out.write_text(json.dumps(run_worker(options)), "utf-8")
+        return 0
+    results = []
+    for threads in args.threads:
+        options = Options(
+            threads,
+            quick=args.quick,
+            rounds=1 if args.quick else args.rounds,
+            compile=not (args.no_compile or args.quick),
+            contenders=tuple(args.contenders),
+            tables=tuple(args.tables),
+            loss_s=0.5 if args.quick else args.loss_s,
+            documents=60 if args.quick else 400,
+        )
+        results.append(_spawn(options))
+        print_worker(results[-1])
+        write_result({"runs": results}, args.out, options.shape)  # after each, so that a stop loses nothing
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
