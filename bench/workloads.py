@@ -23,7 +23,7 @@ class Work:
     """One step's batch in every form a contender may want; ``batch.doc_lens`` says where documents lie.
 
     ``mask`` bool [B, 1, T, T]: causal and inside documents, for peers that isolate by an explicit mask (with the
-    batch's positions). ``padding`` int64 [B, T]: 1 where real, for peers that ask for it. ``useful``: positions that hold
+    batch's positions). ``padding`` int64 [B, T]: 1 where real, for peers that ask for it. ``useful``: positions holding
     a document's token.
     """
 
