@@ -76,14 +76,7 @@ def make_buckets(lens: list[int], device: torch.device) -> list[Bucket]:
     Padding sits behind a document's last token, where causal attention never looks from a real query: no mask.
     """
     if len(set(lens)) == 1:
-        return [
-            Bucket(
-                *[torch.empty(0, dtype=torch.int64)] * 3,
-                start=0,
-                n_docs=len(lens),
-                length=lens[0],
-            )
-        ]
+        return [_run(0, len(lens), lens[0])]
     starts = [0]
     for n in lens[:-1]:
         starts.append(starts[-1] + n)
@@ -109,12 +102,7 @@ def _run(start: int, n_docs: int, length: int) -> Bucket:
 def _bucket(starts: list[int], lens: list[int], device: torch.device) -> Bucket:
     longest = lens[0]
     if len(starts) == 1:
-        return Bucket(
-            *[torch.empty(0, dtype=torch.int64)] * 3,
-            start=starts[0],
-            n_docs=1,
-            length=longest,
-        )
+        return _run(starts[0], 1, longest)
     start, length = torch.tensor(starts)[:, None], torch.tensor(lens)[:, None]
     within = torch.arange(longest)
     gather = start + torch.minimum(within, length - 1)
