@@ -100,6 +100,7 @@ def eval_(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt,
 
 
 def quickstart(
+    overrides: OverridesArg = None,
     text: Annotated[
         list[Path] | None, typer.Option("--text", help="Your own file or folder, which joins the corpus; repeatable.")
     ] = None,
@@ -108,7 +109,7 @@ def quickstart(
     """Raw text to a chat model in minutes on two CPU cores, with a report of what each stage bought."""
     from athanor.quickstart import run_quickstart
 
-    run_quickstart(text=text or [], out=out)
+    run_quickstart(text=text or (), out=out, overrides=overrides or ())
 
 
 def report(

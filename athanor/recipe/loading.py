@@ -8,14 +8,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from athanor.errors import AthanorError
 from athanor.recipe.overrides import apply_override, expand_preset, integral_floats_to_int, nearest, read_with_base
 from athanor.recipe.presets import PRESETS
 from athanor.recipe.schema import Recipe
-from athanor.recipe.source import KeyPath, Source, describe, parse_text
+from athanor.recipe.source import KeyPath, Source, describe, parse_text, to_yaml
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -91,7 +90,7 @@ def _validate(kind: type[Settings], source: Source, problems: list[AthanorError]
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that ``load`` reads back to an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return to_yaml(recipe.model_dump(mode="json"))
 
 
 def json_schema() -> dict[str, Any]:

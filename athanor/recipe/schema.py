@@ -12,8 +12,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class SourceRecipe(Strict):
-    """One named source of documents. ``kind: files`` is read from ``paths``, ``arithmetic`` is generated, ``stdlib`` is the
-    installed Python's own library (``options: {part: code}`` or ``{part: prose}``)."""
+    """One named source of documents. ``kind: files`` is read from ``paths``, ``arithmetic`` is generated, ``stdlib`` is
+    the installed Python's own library (``options: {part: code}`` or ``{part: prose}``)."""
 
     kind: Literal["files", "arithmetic", "stdlib"] = "files"
     paths: list[str] = Field(default_factory=list, description="files, folders or globs")

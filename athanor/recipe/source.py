@@ -77,6 +77,21 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either YAML 1.1 or 1.2 would take for something else, so every reader reads it back."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_Dumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {*_Dumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def to_yaml(value: Any) -> str:
+    """Plain values as YAML text that ``parse_text`` (and any YAML 1.1 or 1.2 reader) reads back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 class _Reader:
     """Walks a composed YAML document once, building values and places."""
 

@@ -123,7 +123,7 @@ recipes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipes)
 def test_dump_and_load_are_inverse(recipe):
     assert load_text(dump(recipe)) == recipe

@@ -146,7 +146,7 @@ def _leaves(value, path=()):
 FULL = yaml.safe_load(dump(load_text(STAGES)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([leaf for leaf in _leaves(FULL) if leaf[0][0] != "name"]))
 def test_every_key_of_a_resolved_recipe_can_be_set_to_what_it_is(leaf):
     """Dotted paths and YAML values reach every key: setting it to its own value changes nothing."""

@@ -1,9 +1,12 @@
 """YAML reading: types by the YAML 1.2 core rules, and the place of every value."""
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from athanor.errors import AthanorError
-from athanor.recipe.source import parse_text, read_source
+from athanor.recipe.source import parse_text, read_source, to_yaml
 
 
 @pytest.mark.parametrize(
@@ -103,3 +106,28 @@ def test_a_run_folder_points_to_its_recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(AthanorError, match=r"did you mean .*recipe\.yaml"):
         read_source(tmp_path)
+
+
+# PyYAML itself loses the line ends of Unicode (U+0085, U+2028) in keys: names with control characters are not promised.
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zl", "Zp")))
+hard = st.sampled_from(
+    ["0E0", "1e5", "no", "on", "~", "", "null", "0x1f", "010", "1:30", "2024-01-01", "- a", "a: b", "<<"]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words | hard
+trees = st.recursive(scalars, lambda t: st.lists(t, max_size=3) | st.dictionaries(words | hard, t, max_size=3))
+
+
+@given(trees)
+def test_written_values_are_read_back_by_both_yaml_versions(tree):
+    text = to_yaml(tree)
+    assert parse_text(text, "r").value == tree
+    assert yaml.safe_load(text) == tree
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text):
+    """No other exception than AthanorError, whatever the file holds."""
+    try:
+        parse_text(text, "r")
+    except AthanorError as error:
+        assert error.where.startswith("r")
