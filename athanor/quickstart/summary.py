@@ -40,8 +40,7 @@ def write_summary(recipe: Recipe, out: Path, wall_s: dict[str, float]) -> Path:
         "conversation": read_json(out / "conversation.json"),
         "corpus": _corpus(out),
         "tokenizer": {"vocab_size": recipe.tokenizer.vocab_size, "kind": "byte-level BPE"},
-        "model": {"params": parameters}
-        | ({} if recipe.model is None else recipe.model.model_dump(exclude_defaults=True)),
+        "model": {"params": parameters, **shape},
         "environment": {
             "python": platform.python_version(),
             "torch": _version("torch"),
