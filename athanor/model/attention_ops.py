@@ -260,7 +260,7 @@ def packed_attention(
     if window is not None and window < packing.max_len:
         return _bucketed_sdpa(q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous(), packing, window)
     if device == "cpu":
-        return _packed_attention(q_NHD, k_NHD, v_NHD, packing.lens_tensor())[0]
+        return _packed_attention(q_NHD, k_NHD, v_NHD, packing.lens_tensor)[0]
     kernel = _varlen_kernel() if device == "cuda" and q_NHD.dtype in (torch.bfloat16, torch.float16) else None
     if kernel is not None:
         varlen_attn, causal = kernel

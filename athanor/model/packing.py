@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -31,8 +32,8 @@ class Packing:
 
     lens: list[int]
     device: torch.device
+    lens_tensor: torch.Tensor  # int64 [n_docs] on the host: what compiled code reads, so lengths are no constants to it
     _cu: torch.Tensor | None = field(default=None)
-    _lens: torch.Tensor | None = field(default=None)
 
     @classmethod
     def of(cls, doc_lens: list[list[int]], n_rows: int, row_len: int, device: torch.device) -> Packing:
@@ -48,18 +49,16 @@ class Packing:
                     f"document lengths add up to {sum(lens)}, the row has {row_len} tokens",
                     where=f"doc_lens[{row}]",
                 )
-        return cls([n for lens in doc_lens for n in lens], device)
+        flat = [n for lens in doc_lens for n in lens]
+        lens_tensor = torch.tensor(flat, dtype=torch.int64)
+        if "torch._dynamo" in sys.modules:  # loaded by torch.compile: one graph for any number of documents
+            torch._dynamo.maybe_mark_dynamic(lens_tensor, 0)
+        return cls(flat, device, lens_tensor)
 
     @property
     def max_len(self) -> int:
         """Length of the longest document."""
         return max(self.lens)
-
-    def lens_tensor(self) -> torch.Tensor:
-        """int64 [n_docs] lengths on the host (made once)."""
-        if self._lens is None:
-            self._lens = torch.tensor(self.lens, dtype=torch.int64)
-        return self._lens
 
     def cu_seqlens(self) -> torch.Tensor:
         """int32 [n_docs + 1] cumulative lengths, on the device (made once)."""
