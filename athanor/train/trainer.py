@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,10 +347,12 @@ class Trainer:
         self.meter.away(time.perf_counter() - begun)
 
     def _eval_losses(self, stage: Stage) -> dict[str, float]:
-        return {
-            name: evaluate(self.model, self.eval_objective, batches() if callable(batches) else batches)
-            for name, batches in stage.evals.items()
-        }
+        # compiled code is for the shapes and the gradients of training: evaluation would compile everything again
+        with torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext():
+            return {
+                name: evaluate(self.model, self.eval_objective, batches() if callable(batches) else batches)
+                for name, batches in stage.evals.items()
+            }
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 

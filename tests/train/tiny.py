@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
 from athanor.recipe.schema import BatchStep, ScheduleRecipe, TrainRecipe
 from athanor.train.callbacks import Callback
+from athanor.train.checkpoint import read_checkpoint, write_checkpoint
 from athanor.train.objective import CausalLM
 from athanor.train.run_dir import RunDir
 from athanor.train.sources import BatchPlan, PackedSource
@@ -137,9 +139,12 @@ def train_and_maybe_die(path: Path, precision: str, kill_at: int) -> None:
 
 def main() -> None:
     """``tiny.py PRECISION:KILL_AT:DIR …``: each run in a forked process of its own; prints how each ended."""
-    import torch.distributed.checkpoint  # noqa: F401 - once, before the forks
-
     torch.set_num_threads(1)
+    # what a run imports on its way (seconds each time) is imported once, before the forks
+    torch.use_deterministic_algorithms(True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder) / "step-0", 0, {"x": torch.zeros(1)})
+        read_checkpoint(Path(folder) / "step-0")
     for job in sys.argv[1:]:
         precision, kill_at, folder = job.split(":", 2)
         child = os.fork()
