@@ -118,7 +118,7 @@ def _format(value: Any, key: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if is_number(value):
-        if key.endswith("_bytes") or key == "bytes":
+        if key == "bytes" or key.endswith("_bytes") or (key.startswith("bytes_") and "_per_" not in key):
             return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
         if key.endswith("_s"):
             return duration(float(value))
