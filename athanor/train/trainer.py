@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from athanor import files
 from athanor.data.types import Batch
@@ -65,6 +66,7 @@ class Trainer:
     The model must have its initial float32 weights and be on its device. While training its parameters are in the
     compute precision; after ``fit`` they are float32 again. ``objective`` turns a batch into a loss sum and a weight;
     the mean is taken once, over the global batch, so the size of micro-batches does not change the result.
+    ``quiet`` shows nothing; ``resumable=False`` writes no checkpoints (short experiments that are simply run again).
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class Trainer:
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
         eval_objective: Objective | None = None,
+        quiet: bool = False,
+        resumable: bool = True,
     ) -> None:
         if not stages:
             raise AthanorError("no stage to train", where="train.stages")
         self.model, self.objective, self.stages = model, objective, list(stages)
         self.recipe, self.run, self.seed = recipe, run_dir, seed
+        self.quiet, self.resumable = quiet, resumable
         self.callbacks = list(callbacks)
         self.eval_objective: Objective = eval_objective or CausalLM()
         self.device = next(model.parameters()).device
@@ -117,7 +122,7 @@ class Trainer:
         """Everything that is opened for a run and must be closed however it ends."""
         with ExitStack() as stack:
             stack.enter_context(self.run.locked())
-            self.view = ProgressView(self.total_steps)
+            self.view = ProgressView(self.total_steps, Console(quiet=True) if self.quiet else None)
             stack.callback(self.view.close)
             self.store = CheckpointStore(self.run, self.recipe.keep_checkpoints, warn=self.view.say)
             stack.callback(self.store.wait, raise_error=False)
@@ -360,17 +365,15 @@ class Trainer:
         every = self.recipe.checkpoint_every_steps
         stop = self.signals.received
         finished = self.step == self.total_steps
-        if stage_ended or stop is not None or (every and stage_step % every == 0):
+        if self.resumable and (stage_ended or stop is not None or (every and stage_step % every == 0)):
             begun = time.perf_counter()
             self.store.save(self.step, self._state(stage_index, stage_step), wait=stop is not None or finished)
             self.meter.away(time.perf_counter() - begun)
         if stop is not None and not finished:
             self.run.event("stopped", step=self.step, signal=stop)
-            raise Stopped(
-                f"stopped after step {self.step} of {self.total_steps}; state saved in {self.run.path}. "
-                "Run the same command again to resume.",
-                stop,
-            )
+            saved = f"state saved in {self.run.path}. Run the same command again to resume."
+            saved = saved if self.resumable else "nothing saved."
+            raise Stopped(f"stopped after step {self.step} of {self.total_steps}; {saved}", stop)
 
     def _state(self, stage_index: int, stage_step: int) -> dict[str, Any]:
         """Everything that decides the rest of the run, as copies on the host."""

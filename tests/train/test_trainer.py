@@ -234,3 +234,9 @@ def test_warmup_longer_than_a_stage_is_recorded(tmp_path):
 def test_no_stage_is_refused(tmp_path):
     with pytest.raises(AthanorError, match="no stage"):
         trainer_module.Trainer(make_model(), CausalLM(), [], recipe_of(), None)
+
+
+def test_quiet_run_without_checkpoints(tmp_path, capsys):
+    make_trainer(tmp_path, recipe_of(), quiet=True, resumable=False).fit()
+    assert capsys.readouterr().err == "" and not (tmp_path / "checkpoints").exists()
+    assert len(train_lines(tmp_path)) == 12
