@@ -206,8 +206,9 @@ def test_long_event_lists_say_how_many_are_left_out(tmp_path: Path) -> None:
 def test_missing_folder_and_unwritable_target(tmp_path: Path) -> None:
     with pytest.raises(AthanorError, match="no such run directory"):
         write_report(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
     with pytest.raises(AthanorError, match="cannot write the report"):
-        write_report(tmp_path, tmp_path / "no" / "folder" / "r.html")
+        write_report(tmp_path, tmp_path / "file" / "r.html")  # a file is no folder
 
 
 def test_hero_is_one_standalone_picture(quickstart: Path, tmp_path: Path) -> None:
