@@ -9,7 +9,7 @@ from athanor.model.config import ModelConfig
 
 
 class KVCache:
-    """Keys and values of all layers: lists of [B, Hkv, max_len, Dh]; ``lens_B`` int64 is how much of each row is filled.
+    """Keys and values of all layers: lists of [B, Hkv, max_len, Dh]; ``lens_B`` (int64) is how much of a row is filled.
 
     A forward pass writes new keys behind ``lens_B`` and does not move it: the caller calls :meth:`advance` with the
     true number of new tokens of each row, so right-padded ragged prompts need no mask of their own.

@@ -17,7 +17,7 @@ class Strict(BaseModel):
 
 
 class RopeScaling(Strict):
-    """RoPE extension: ``linear`` (position interpolation), ``dynamic``-free ``llama3`` and ``yarn`` as in transformers."""
+    """RoPE extension: ``linear`` (position interpolation), ``llama3`` and ``yarn``, as transformers defines them."""
 
     rope_type: Literal["linear", "llama3", "yarn"] = "linear"
     factor: float = Field(default=1.0, gt=0)

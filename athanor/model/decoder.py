@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids → logits. Weights are undefined until :func:`athanor.model.init.init_weights` or a ModelDir fills them."""
+    """Token ids → logits. Weights are torch's own until ``athanor.model.init.init_weights`` or a ModelDir fills them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -113,7 +113,8 @@ class Decoder(nn.Module):
     def _check_positions(self, positions_BT: torch.Tensor) -> None:
         if int(positions_BT.max()) >= self.config.max_position_embeddings:
             raise AthanorError(
-                f"position {int(positions_BT.max())} is beyond the {self.config.max_position_embeddings} learned positions",
+                f"position {int(positions_BT.max())} is beyond the "
+                f"{self.config.max_position_embeddings} learned positions",
                 where="model",
                 fix="shorten the input or raise max_position_embeddings",
             )

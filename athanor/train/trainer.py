@@ -24,6 +24,7 @@ from athanor.recipe.schema import TrainRecipe
 from athanor.train import flops
 from athanor.train.callbacks import Callback, StepInfo, overridden
 from athanor.train.checkpoint import CheckpointStore
+from athanor.train.compiling import NO_COMPILER, compile_blocks
 from athanor.train.metrics import Board, Meter, PeakMemory
 from athanor.train.objective import CausalLM, Objective
 from athanor.train.optimizer import AdamW, StepStats
@@ -130,7 +131,9 @@ class Trainer:
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
             stack.enter_context(_deterministic(self.recipe.deterministic and self.device.type == "cpu"))
             self.signals = stack.enter_context(StopSignals())
-            self._compile()
+            if self.recipe.compile and not compile_blocks(self.model, self.device):
+                self.run.event("not_compiled", why=NO_COMPILER)
+                self.view.say(f"{NO_COMPILER}: training goes on without torch.compile, slower")
             self.peak, peak_source = flops.peak_flops(self.device, self.dtype)
             self._start_event = {
                 "device": str(self.device),
@@ -152,11 +155,6 @@ class Trainer:
             finally:
                 if self.board is not None:
                     self.board.close()
-
-    def _compile(self) -> None:
-        if self.recipe.compile:
-            for layer in self.model.layers:
-                layer.compile()
 
     def _run_stage(self, index: int) -> None:
         stage = self.stages[index]
