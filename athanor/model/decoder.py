@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids → logits. Weights are torch's own until ``athanor.model.init.init_weights`` or a ModelDir fills them."""
+    """Token ids → logits. Weights are torch's until ``athanor.model.init.init_weights`` or a ModelDir fills them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

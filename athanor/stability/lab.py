@@ -146,6 +146,7 @@ class Bar:
                 f"{path.stem}: held-out loss {loss}, loss spikes {len(run['loss_spikes'])}, gradient spikes "
                 f"{len(run['grad_spikes'])}, {run['cpu_s']:.0f} CPU s, {run['wall_s']:.0f} s",
                 highlight=False,
+                soft_wrap=True,
             )
 
 

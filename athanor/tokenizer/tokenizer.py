@@ -91,9 +91,11 @@ class Tokenizer:
 
     def special(self, name: str) -> int:
         """Id of a special token, by its bare name (``user``) or in full (``<|user|>``)."""
+        # Among the special ones only: "end" and "user" may well be ordinary tokens of the vocabulary too.
+        specials = {t.content: i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
         for token in (name, f"<|{name}|>"):
-            if (token_id := self.backend.token_to_id(token)) is not None:
-                return int(token_id)
+            if token in specials:
+                return int(specials[token])
         raise AthanorError(f"the vocabulary has no special token {name!r}")
 
     def require_fits(self, model_vocab_size: int, where: str | None = None) -> None:

@@ -178,3 +178,15 @@ def test_vocabulary_must_fit_the_model(tokenizer: Tokenizer) -> None:
 def test_bad_conversations_are_refused(tokenizer: Tokenizer, messages: object) -> None:
     with pytest.raises(AthanorError):
         tokenizer.render_chat(messages)  # type: ignore[arg-type]
+
+
+def test_special_tokens_are_not_confused_with_words_of_the_vocabulary() -> None:
+    """Source code makes "end" and "user" ordinary tokens; the turn marks must still be the special ones."""
+    trained = train_tokenizer(["end user system assistant pad endoftext " * 50] * 4, 290)
+    assert trained.backend.token_to_id("end") is not None
+    assert [trained.special(name) for name in ("endoftext", "pad", "system", "user", "assistant", "end")] == [*range(6)]
+    assert trained.special("<|end|>") == 5
+    ids, mask = trained.chat_spans([{"role": "user", "content": "end"}, {"role": "assistant", "content": "user"}])
+    assert [i for i in ids if i < 6] == [3, 5, 4, 5] or [i for i in ids if i < 6] == [3, 5, 4, 5, 0]
+    with pytest.raises(AthanorError, match="no special token"):
+        trained.special("nobody")
