@@ -22,6 +22,10 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 #: queries of one block in the bfloat16 backward pass: scores of a block are heads × BLOCK × keys, never T×T
 BLOCK = 256
+#: scores of one group of heads a thread works on at once: 1 MB in bfloat16, half of a core's second-level cache
+SCORES = 2**19
+#: documents longer than this take PyTorch's kernel in bfloat16 too: it skips what lies above the diagonal
+LONG = 2048
 
 
 @lru_cache(maxsize=8)
@@ -94,25 +98,38 @@ def _blocked_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of causal attention by matrix products over blocks of queries; heads of k and v equal those of q.
 
-    PyTorch's own bfloat16 backward kernel for CPUs takes two to five times as long (measured: docs/lab-notes.md).
+    PyTorch's own bfloat16 backward kernel for CPUs takes 1.6 to 4 times as long up to 512 tokens (docs/lab-notes.md).
     Scores of a block are rounded to bfloat16, as in eager attention under autocast; sums over blocks are float32.
+    Heads go through in groups whose scores stay in a core's cache.
     """
     n, heads, length, width = q_nHLD.shape
     q, k, v, grad = (x.reshape(n * heads, length, width) for x in (q_nHLD * width**-0.5, k_nHLD, v_nHLD, grad_nHLD))
-    dq = torch.empty_like(q)
-    dk, dv = (torch.zeros(k.shape, dtype=torch.float32) for _ in range(2))
+    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
+    group = max(1, SCORES // (min(length, BLOCK) * length)) * torch.get_num_threads()
+    for first in range(0, n * heads, group):
+        rows = slice(first, first + group)
+        dk[rows], dv[rows] = _group_backward(grad[rows], q[rows], k[rows], v[rows], dq[rows])
+    dq *= width**-0.5
+    return tuple(x.view(n, heads, length, width) for x in (dq, dk, dv))  # type: ignore[return-value]
+
+
+def _group_backward(
+    grad_GLD: torch.Tensor, q_GLD: torch.Tensor, k_GLD: torch.Tensor, v_GLD: torch.Tensor, dq_GLD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of k and v of some heads; that of the (scaled) q is written into ``dq_GLD``."""
+    length = q_GLD.shape[1]
+    dk, dv = (torch.zeros(k_GLD.shape, dtype=torch.float32) for _ in range(2))
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        q_block, grad_block, k_seen, v_seen = q[:, start:end], grad[:, start:end], k[:, :end], v[:, :end]
-        scores = torch.bmm(q_block, k_seen.transpose(1, 2))
+        q, grad, k_seen, v_seen = q_GLD[:, start:end], grad_GLD[:, start:end], k_GLD[:, :end], v_GLD[:, :end]
+        scores = torch.bmm(q, k_seen.transpose(1, 2))
         scores[:, :, start:end] += _causal_bias(end - start)
-        p = scores.softmax(-1)
-        d_scores = torch._softmax_backward_data(torch.bmm(grad_block, v_seen.transpose(1, 2)), p, -1, p.dtype)
-        dq[:, start:end] = torch.bmm(d_scores, k_seen)
-        dk[:, :end] += torch.bmm(d_scores.transpose(1, 2), q_block)
-        dv[:, :end] += torch.bmm(p.transpose(1, 2), grad_block)
-    dq *= width**-0.5
-    return tuple(x.to(q.dtype).view(n, heads, length, width) for x in (dq, dk, dv))  # type: ignore[return-value]
+        p = torch._softmax(scores, -1, False)
+        d_scores = torch._softmax_backward_data(torch.bmm(grad, v_seen.transpose(1, 2)), p, -1, p.dtype)
+        dq_GLD[:, start:end] = torch.bmm(d_scores, k_seen)
+        dk[:, :end] += torch.bmm(d_scores.transpose(1, 2), q)
+        dv[:, :end] += torch.bmm(p.transpose(1, 2), grad)
+    return dk, dv
 
 
 @lru_cache(maxsize=64)
@@ -125,7 +142,7 @@ def _bucket_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of one bucket ([n, H, L, D]; k and v may have fewer heads), by the faster way for the dtype."""
-    if q.dtype != torch.bfloat16:
+    if q.dtype != torch.bfloat16 or q.shape[2] > LONG:
         return _flash_backward(grad, q, k, v, out, lse, 0.0, True)  # type: ignore[no-any-return]
     groups = q.shape[1] // k.shape[1]
     if groups == 1:

@@ -22,6 +22,7 @@ from athanor.errors import AthanorError
 from athanor.model.decoder import Decoder
 from athanor.recipe.schema import TrainRecipe
 from athanor.train import flops
+from athanor.train.allocator import keep_freed_memory
 from athanor.train.callbacks import Callback, StepInfo, overridden
 from athanor.train.checkpoint import CheckpointStore
 from athanor.train.compiling import NO_COMPILER, compile_blocks
@@ -129,6 +130,8 @@ class Trainer:
             stack.callback(self.store.wait, raise_error=False)
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
+            if self.device.type == "cpu":
+                keep_freed_memory()
             stack.enter_context(_deterministic(self.recipe.deterministic and self.device.type == "cpu"))
             self.signals = stack.enter_context(StopSignals())
             if self.recipe.compile and not compile_blocks(self.model, self.device):
