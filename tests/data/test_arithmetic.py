@@ -1,0 +1,103 @@
+"""Generated problems: right by independent evaluation, apart by split, the same for the same seed."""
+
+import re
+from fractions import Fraction
+
+import pytest
+
+from athanor.data import arithmetic
+from athanor.data.arithmetic import KINDS, Problem, conversations, documents, questions, split_of
+from athanor.errors import AthanorError
+
+OPERATORS = {"×": lambda a, b: a * b, "+": lambda a, b: a + b, "-": lambda a, b: a - b, "÷": Fraction}
+
+
+def recalculated(problem: Problem) -> int:
+    """The answer from the question's own numbers, by the story of its kind."""
+    a, b, c = (int(x) for x in problem.key.split(":")[1].split(","))
+    told = [int(x) for x in re.findall(r"\d+", problem.question)]
+    match problem.kind:
+        case "gather":
+            n, each, more = told
+            return n * each + more
+        case "change":
+            total = max(told)
+            rest = list(told)
+            rest.remove(total)
+            return total - rest[0] * rest[1]
+        case "add_take":
+            return told[0] + told[1] - told[2]
+        case "take_add":
+            return told[0] - told[1] + told[2]
+        case "share":
+            total, n = max(a * b, 0), a
+            assert total in told and n in told
+            return total // n + c
+    raise AssertionError(problem.kind)
+
+
+@pytest.mark.parametrize("split", ["train", "sft", "rl", "test"])
+def test_every_answer_and_every_step_is_right(split: arithmetic.Split) -> None:
+    for problem in questions(400, 3, split):
+        assert recalculated(problem) == problem.answer
+        for step in problem.steps:
+            left, right = step.split(" = ")
+            a, operator, b = left.split(" ")
+            assert OPERATORS[operator](int(a), int(b)) == int(right), step
+        assert problem.worked().endswith(problem.short()) and str(problem.answer) in problem.short()
+
+
+def test_splits_share_no_calculation_and_no_question() -> None:
+    """The quickstart's own sizes; in either language a test calculation never occurs elsewhere."""
+    sizes: dict[arithmetic.Split, int] = {"train": 40_000, "sft": 6_000, "rl": 4_000, "test": 200}
+    made = {split: questions(n, 0, split) for split, n in sizes.items()}
+    for split, problems in made.items():
+        assert all(split_of(p.key) == split for p in problems)
+        for other in made:
+            if other != split:
+                assert not {p.key for p in problems} & {p.key for p in made[other]}
+                assert not {p.question for p in problems} & {p.question for p in made[other]}
+
+
+def test_half_is_chinese_and_kinds_are_even() -> None:
+    made = questions(200, 0, "test")
+    assert sum(p.language == "zh" for p in made) == 100
+    assert {kind: sum(p.kind == kind for p in made) for kind in KINDS} == dict.fromkeys(KINDS, 40)
+
+
+def test_the_seed_decides() -> None:
+    assert questions(50, 1, "train") == questions(50, 1, "train")
+    assert questions(50, 1, "train") != questions(50, 2, "train")
+    assert [d.text for d in documents(20, 1)] == [d.text for d in documents(20, 1)]
+
+
+def test_documents_show_their_work_and_conversations_mix_styles() -> None:
+    assert all(" = " in d.text for d in documents(50, 0))
+    assert len({d.id for d in documents(50, 0)}) == 50
+    answers = [talk[1]["content"] for talk in conversations(400, 0, "sft", {"short_share": 0.25})]
+    short = sum(" = " not in answer for answer in answers)
+    assert 60 <= short <= 140  # 100 expected, standard deviation 8.7
+    assert next(iter(documents(1, 0, options={"per_document": 3}))).text.count(" = ") >= 6
+
+
+def test_bad_asks_are_named() -> None:
+    with pytest.raises(AthanorError, match="unknown split"):
+        questions(1, 0, "dev")  # type: ignore[arg-type]
+    with pytest.raises(AthanorError, match="different questions"):
+        _ask_for_more_than_there_are()
+    with pytest.raises(AthanorError, match="unknown option"):
+        list(documents(1, 0, options={"shortshare": 1}))
+    with pytest.raises(AthanorError, match="short_share"):
+        list(conversations(1, 0, options={"short_share": 2}))
+
+
+def _ask_for_more_than_there_are() -> None:
+    """A split of one calculation: asking for more questions than exist must end, with the number found."""
+    original = arithmetic._KINDS
+    try:
+        only = original["gather"]
+        arithmetic._KINDS = {k: type(only)(lambda r: (2, 11, 12), only.work, only.en, only.zh) for k in original}
+        split = split_of("gather:2,11,12")
+        questions(1_200, 0, split)
+    finally:
+        arithmetic._KINDS = original
