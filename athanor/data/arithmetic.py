@@ -63,23 +63,14 @@ class _Kind:
     zh: tuple[str, ...]
 
 
-def _times(a: int, b: int) -> tuple[list[str], int]:
-    """One digit times two digits by tens and ones: what a pupil would write."""
-    tens, ones = b // 10 * 10, b % 10
-    if not tens or not ones:
-        return [f"{a} × {b} = {a * b}"], a * b
-    parts = [f"{a} × {tens} = {a * tens}", f"{a} × {ones} = {a * ones}", f"{a * tens} + {a * ones} = {a * b}"]
-    return parts, a * b
-
-
 def _gather(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
-    steps, total = _times(n, each)
-    return (*steps, f"{total} + {more} = {total + more}"), total + more
+    total = n * each
+    return (f"{n} × {each} = {total}", f"{total} + {more} = {total + more}"), total + more
 
 
 def _change(n: int, price: int, left: int) -> tuple[tuple[str, ...], int]:
-    steps, total = _times(n, price)
-    return (*steps, f"{total + left} - {total} = {left}"), left
+    total = n * price
+    return (f"{n} × {price} = {total}", f"{total + left} - {total} = {left}"), left
 
 
 def _add_take(a: int, b: int, c: int) -> tuple[tuple[str, ...], int]:
@@ -95,18 +86,18 @@ def _share(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
 
 
 def _draw_add_take(r: random.Random) -> tuple[int, ...]:
-    a, b = r.randint(11, 99), r.randint(11, 99)
+    a, b = r.randint(11, 60), r.randint(11, 39)
     return a, b, r.randint(11, a + b - 1)
 
 
 def _draw_take_add(r: random.Random) -> tuple[int, ...]:
-    a = r.randint(30, 199)
-    return a, r.randint(11, a - 1), r.randint(11, 99)
+    a = r.randint(30, 99)
+    return a, r.randint(11, a - 1), r.randint(11, 50)
 
 
 _KINDS: dict[str, _Kind] = {
     "gather": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(11, 49), r.randint(11, 99)),
+        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(11, 50)),
         _gather,
         (
             "{who} has {a} boxes with {b} {things} each and finds {c} more. How many {things} does {who} have now?",
@@ -118,7 +109,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "change": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(11, 29), r.randint(3, 60)),
+        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(3, 50)),
         _change,
         (
             "{who} has {total} dollars and buys {a} toys for {b} dollars each. How many dollars are left?",
@@ -154,7 +145,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "share": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(11, 49), r.randint(11, 99)),
+        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(11, 50)),
         _share,
         (
             "{a} children share {total} {things} equally. {who}, one of them, had {c}. How many does {who} have now?",
@@ -221,21 +212,42 @@ _LAYOUTS = {
 }
 
 
+def _sum(r: random.Random) -> str:
+    """One line of an exercise sheet, in the range that the problems' steps need."""
+    kind = r.randrange(6)  # sums and differences are harder to learn than the times table: two of three lines
+    if kind < 2:
+        a, b = r.randint(3, 110), r.randint(3, 60)
+        return f"{a} + {b} = {a + b}"
+    if kind < 4:
+        b, left = r.randint(3, 110), r.randint(1, 60)
+        return f"{b + left} - {b} = {left}"
+    a, b = r.randint(2, 9), r.randint(3, 12)
+    return f"{a} × {b} = {a * b}" if kind == 4 else f"{a * b} ÷ {a} = {b}"
+
+
 def documents(n: int, seed: int, split: Split = "train", options: dict[str, Any] | None = None) -> Iterator[Document]:
-    """``n`` problems as plain text with worked steps, for pre-training. Options: ``per_document`` (default 1)."""
+    """``n`` documents for pre-training: problems with worked steps as plain text, and sheets of single sums.
+
+    Options: ``drill_share`` (default 0), the share of documents that are sheets; ``drill_lines`` (default 10), the sums
+    on one. Sheets teach the steps; they hold no problem, so they belong to no split.
+    """
     opts = dict(options or {})
-    per_document = int(opts.pop("per_document", 1))
-    if opts:
-        raise AthanorError(f"unknown option {next(iter(opts))!r}", where="arithmetic", fix="known: per_document")
+    drill_share, drill_lines = float(opts.pop("drill_share", 0.0)), int(opts.pop("drill_lines", 10))
+    if opts or not 0 <= drill_share <= 1 or drill_lines < 1:
+        fix = "drill_share, a number from 0 to 1; drill_lines, at least 1"
+        raise AthanorError(f"bad options {options}", where="arithmetic", fix=fix)
     rng = random.Random(f"layout:{seed}:{split}")
-    drawn = questions(n * per_document, seed, split)
+    n_drills = round(n * drill_share)
+    problems = iter(questions(n - n_drills, seed, split))
+    sheets = {round((i + 0.5) * n / n_drills) for i in range(n_drills)} if n_drills else set()
     for i in range(n):
-        texts = [
-            rng.choice(_LAYOUTS[p.language]).format(q=p.question, a=p.worked())
-            for p in drawn[i * per_document : (i + 1) * per_document]
-        ]
-        language = drawn[i * per_document].language if per_document == 1 else "mul"
-        yield Document(f"arithmetic-{split}-{seed}-{i}", "\n\n".join(texts), "mathematics", language)
+        name = f"arithmetic-{split}-{seed}-{i}"
+        problem = None if i in sheets else next(problems, None)
+        if problem is None:
+            yield Document(name, "\n".join(_sum(rng) for _ in range(drill_lines)), "mathematics", "und")
+            continue
+        text = rng.choice(_LAYOUTS[problem.language]).format(q=problem.question, a=problem.worked())
+        yield Document(name, text, "mathematics", problem.language)
 
 
 def conversations(

@@ -22,9 +22,9 @@ T = TypeVar("T")
 TEXT_SHARE = 0.2
 #: What the short conversation asks: these very words are on the README's first screen.
 CONVERSATION = (
-    "There are 6 bags of 42 cards. Emma adds 56 cards. How many cards are there in all?",
-    "商店有64个苹果，进货38个，卖出57个。还剩多少个苹果？",
-    "7 tickets cost 13 dollars each. Ben pays with 100 dollars. How much change is due?",
+    "Emma has 9 boxes with 9 books each and finds 39 more. How many books does Emma have now?",
+    "小红原来有57个硬币，又得到32个，送出55个。小红现在有多少个硬币？",
+    "5 tickets cost 4 dollars each. Emma pays with 70 dollars. How much change is due?",
 )
 
 

@@ -11,6 +11,10 @@ The written definition (window W = 32 steps, previous steps only):
 * the window keeps flagged values: a median of 32 does not move for a few of them, and a level that stays high becomes
   the new baseline, because a plateau is not a spike;
 * consecutive spike steps are **one spike** (one event). Both counts are reported; the bar is on events.
+
+A step of few tokens may be a spike because its text is hard. Runs that read the same batches tell the two apart: the
+**rise of the batch** is the median over those runs of (loss − median of its own previous W losses), and a **loss spike
+of the model** is a loss spike that is still above the limit when the rise of the batch is taken off.
 """
 
 from __future__ import annotations
@@ -72,14 +76,39 @@ def _flags(series_N: np.ndarray, limit_M: np.ndarray, window: int) -> np.ndarray
 def loss_spike_steps(losses: Sequence[float], rule: SpikeRule | None = None) -> np.ndarray:
     """bool [N]: which steps are loss-spike steps."""
     rule = rule or SpikeRule()
-    series_N = _clean(losses)
+    return _flags(_clean(losses), _loss_limits(_clean(losses), rule), rule.window)
+
+
+def _loss_limits(series_N: np.ndarray, rule: SpikeRule) -> np.ndarray:
+    """[max(N - window, 0)]: what the loss of each judged step may reach."""
     windows_MW = _windows(series_N, rule.window)
     median_M = np.median(windows_MW, axis=1)
     with np.errstate(invalid="ignore"):
         spread_MW = np.nan_to_num(np.abs(windows_MW - median_M[:, None]), nan=0.0, posinf=np.inf)
     mad_M = np.median(spread_MW, axis=1)
-    limit_M = median_M + np.maximum(rule.loss_floor, rule.mad_factor * mad_M)
-    return _flags(series_N, limit_M, rule.window)
+    return median_M + np.maximum(rule.loss_floor, rule.mad_factor * mad_M)  # type: ignore[no-any-return]
+
+
+def batch_rise(runs: Sequence[Sequence[float]], rule: SpikeRule | None = None) -> np.ndarray:
+    """[N] nats: how much each step's batch raises the loss of the median run; 0 for the first ``window`` steps.
+
+    ``runs`` are losses of runs of one length that read the same batches. Never negative: an easy batch excuses nothing.
+    """
+    rule = rule or SpikeRule()
+    rise_N = np.zeros(len(runs[0]))
+    if len(rise_N) > rule.window:
+        series = [_clean(run) for run in runs]
+        rises = [s[rule.window :] - np.median(_windows(s, rule.window), axis=1) for s in series]
+        middle_M = np.median(np.nan_to_num(np.stack(rises), nan=np.inf), axis=0)
+        rise_N[rule.window :] = np.clip(np.where(np.isfinite(middle_M), middle_M, 0.0), 0.0, None)
+    return rise_N
+
+
+def model_loss_spikes(losses: Sequence[float], rise_N: np.ndarray, rule: SpikeRule | None = None) -> list[Spike]:
+    """Loss spikes that stay above the limit when the rise of the batch is taken off."""
+    rule = rule or SpikeRule()
+    series_N = _clean(losses)
+    return events(_flags(series_N - rise_N, _loss_limits(series_N, rule), rule.window), losses, rule.window)
 
 
 def grad_spike_steps(norms: Sequence[float], rule: SpikeRule | None = None) -> np.ndarray:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from athanor.stability.settings import Cell
+from athanor.stability.spikes import batch_rise, model_loss_spikes
 
 #: The architecture that the bar is about.
 CHAMPION = "dssn+tiny"
@@ -28,6 +31,7 @@ class Row:
     heldout_loss: list[float]
     train_loss: list[float]
     loss_spikes: list[int]
+    model_loss_spikes: list[int]
     grad_spikes: list[int]
     grad_spike_steps: list[int]
     residual_rms: list[float]
@@ -61,17 +65,39 @@ def summarise(results: Sequence[RunResult]) -> list[Row]:
     groups: dict[tuple[str, float], list[RunResult]] = {}
     for result in results:
         groups.setdefault((result["cell"]["arch"], result["cell"]["lr"]), []).append(result)
-    return [_row(arch, lr, sorted(runs, key=lambda r: r["cell"]["seed"])) for (arch, lr), runs in groups.items()]
+    rises = batch_rises(results)
+    return [_row(arch, lr, sorted(runs, key=lambda r: r["cell"]["seed"]), rises) for (arch, lr), runs in groups.items()]
 
 
-def _row(arch: str, lr: float, runs: list[RunResult]) -> Row:
+def _losses(run: RunResult) -> list[float]:
+    return [_number(loss) for loss in run["loss"]]
+
+
+def batch_rises(results: Sequence[RunResult]) -> dict[int, np.ndarray]:
+    """By seed, how much each step's batch raises the loss; runs of one seed read the same batches.
+
+    From three runs on: the middle of fewer would be one of the runs that is judged.
+    """
+    by_seed: dict[int, list[list[float]]] = {}
+    for run in results:
+        by_seed.setdefault(run["cell"]["seed"], []).append(_losses(run))
+    return {seed: batch_rise(runs) for seed, runs in by_seed.items() if len(runs) >= 3}
+
+
+def _model_spikes(run: RunResult, rises: Mapping[int, np.ndarray]) -> int:
+    rise_N = rises.get(run["cell"]["seed"])
+    return len(run["loss_spikes"]) if rise_N is None else len(model_loss_spikes(_losses(run), rise_N))
+
+
+def _row(arch: str, lr: float, runs: list[RunResult], rises: Mapping[int, np.ndarray]) -> Row:
     return Row(
         arch=arch,
         lr=lr,
         seeds=[run["cell"]["seed"] for run in runs],
         heldout_loss=[_number(run["heldout_loss"]) for run in runs],
-        train_loss=[statistics.fmean(_number(v) for v in run["loss"][-LAST_STEPS:]) for run in runs],
+        train_loss=[statistics.fmean(_losses(run)[-LAST_STEPS:]) for run in runs],
         loss_spikes=[len(run["loss_spikes"]) for run in runs],
+        model_loss_spikes=[_model_spikes(run, rises) for run in runs],
         grad_spikes=[len(run["grad_spikes"]) for run in runs],
         grad_spike_steps=[sum(s["last"] - s["first"] + 1 for s in run["grad_spikes"]) for run in runs],
         residual_rms=[_number(run["probes"]["residual"][-1][-1]) for run in runs],
@@ -103,6 +129,7 @@ def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         "held-out loss",
         f"training loss, last {LAST_STEPS}",
         "loss spikes",
+        "of the model",
         "gradient spikes",
         "residual RMS, last block",
         "CPU s a run",
@@ -115,6 +142,7 @@ def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _pm(row),
             f"{statistics.fmean(row.train_loss):.3f}",
             _counts(row.loss_spikes),
+            _counts(row.model_loss_spikes),
             _counts(row.grad_spikes),
             _span(row.residual_rms),
             f"{statistics.fmean(row.cpu_s):.0f}",

@@ -77,7 +77,16 @@ def test_documents_show_their_work_and_conversations_mix_styles() -> None:
     answers = [talk[1]["content"] for talk in conversations(400, 0, "sft", {"short_share": 0.25})]
     short = sum(" = " not in answer for answer in answers)
     assert 60 <= short <= 140  # 100 expected, standard deviation 8.7
-    assert next(iter(documents(1, 0, options={"per_document": 3}))).text.count(" = ") >= 6
+
+
+def test_sheets_of_sums_are_right_and_take_their_share() -> None:
+    made = list(documents(200, 0, options={"drill_share": 0.4, "drill_lines": 5}))
+    sheets = [d for d in made if d.language == "und"]
+    assert len(made) == 200 and len({d.id for d in made}) == 200 and len(sheets) == 80
+    for line in "\n".join(d.text for d in sheets).split("\n"):
+        a, operator, b, _, result = line.split(" ")
+        assert OPERATORS[operator](int(a), int(b)) == int(result), line
+    assert all(d.text.count("\n") == 4 for d in sheets)
 
 
 def test_bad_asks_are_named() -> None:
@@ -85,8 +94,9 @@ def test_bad_asks_are_named() -> None:
         questions(1, 0, "dev")  # type: ignore[arg-type]
     with pytest.raises(AthanorError, match="different questions"):
         _ask_for_more_than_there_are()
-    with pytest.raises(AthanorError, match="unknown option"):
-        list(documents(1, 0, options={"shortshare": 1}))
+    for bad in ({"drillshare": 1}, {"drill_share": 2}, {"drill_lines": 0}):
+        with pytest.raises(AthanorError, match="drill_share"):
+            list(documents(1, 0, options=bad))
     with pytest.raises(AthanorError, match="short_share"):
         list(conversations(1, 0, options={"short_share": 2}))
 

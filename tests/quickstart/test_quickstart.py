@@ -1,13 +1,15 @@
 """The whole line at a toy size: every stage runs, the report opens, a second run says it is done."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from athanor.data.arithmetic import split_of
 from athanor.errors import AthanorError
 from athanor.quickstart import run_quickstart
-from athanor.quickstart.run import quickstart_recipe
+from athanor.quickstart.run import CONVERSATION, quickstart_recipe
 
 TOY = [
     "model.hidden_size=32",
@@ -98,3 +100,13 @@ def test_the_recipe_is_the_one_that_is_shown() -> None:
     assert shown == quickstart_recipe()
     for stage in shown.train.stages:
         assert sum(stage.mixture.values()) == pytest.approx(1)
+
+
+def test_the_readmes_show_the_conversation_and_it_is_held_out() -> None:
+    """What a newcomer reads is what the quickstart asks, and none of it was in any training split."""
+    root = Path(__file__).parents[2]
+    for question, key in zip(CONVERSATION, ("gather:9,9,39", "add_take:57,32,55", "change:5,4,50"), strict=True):
+        assert question in (root / "README.md").read_text() and question in (root / "README.zh.md").read_text()
+        assert split_of(key) == "test"
+        numbers = re.findall(r"\d+", key)
+        assert key.startswith("change") or all(n in question for n in numbers)

@@ -6,9 +6,18 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 
-from athanor.stability.spikes import SpikeRule, grad_spike_steps, grad_spikes, loss_spike_steps, loss_spikes
+from athanor.stability.spikes import (
+    SpikeRule,
+    batch_rise,
+    grad_spike_steps,
+    grad_spikes,
+    loss_spike_steps,
+    loss_spikes,
+    model_loss_spikes,
+)
 
 
 def falling(n: int, seed: int = 0, noise: float = 0.02) -> list[float]:
@@ -109,3 +118,26 @@ def test_the_rule_can_be_given() -> None:
 def test_a_diverged_window_still_flags_only_the_bad_steps() -> None:
     losses = [2.0] * 40 + [float("nan")] * 40 + [2.0] * 20
     assert loss_spike_steps(losses).tolist() == [False] * 40 + [True] * 40 + [False] * 20
+
+
+def test_a_hard_batch_is_told_from_a_spike_of_the_model() -> None:
+    runs = [[2.0 + 0.1 * k] * 100 for k in range(5)]
+    for run in runs:
+        run[60] += 0.7  # hard for every run
+    runs[0][80] += 0.7  # one run only
+    runs[1][60] += 0.7  # hard, and a spike of the model on top
+    rise_N = batch_rise(runs)
+    assert rise_N[60] == pytest.approx(0.7) and rise_N[80] == 0 and rise_N[:32].tolist() == [0.0] * 32
+    assert [[s.first for s in loss_spikes(run)] for run in runs] == [[60, 80], [60], [60], [60], [60]]
+    assert [[s.first for s in model_loss_spikes(run, rise_N)] for run in runs] == [[80], [60], [], [], []]
+
+
+def test_an_easy_batch_excuses_nothing_and_a_diverged_run_hides_nothing() -> None:
+    runs = [[2.0] * 60 for _ in range(3)]
+    for run in runs:
+        run[50] -= 1.0
+    assert batch_rise(runs).max() == 0.0
+    runs[0][40:] = [float("nan")] * 20
+    rise_N = batch_rise(runs)
+    assert np.isfinite(rise_N).all() and [s.steps for s in model_loss_spikes(runs[0], rise_N)] == [20]
+    assert batch_rise([[1.0] * 10] * 3).tolist() == [0.0] * 10

@@ -45,7 +45,7 @@ def test_rows_hold_seeds_in_order_with_mean_and_spread() -> None:
 def test_table_is_by_learning_rate_and_shows_every_seed() -> None:
     lines = markdown_table(summarise(RESULTS)).splitlines()
     assert len(lines) == 6
-    assert lines[2] == "| pre+small | 0.001 | 2.500 ± 0.141 | 2.500 | 0 (0/0) | 3 (1/2) | 4–5 | 10 |"
+    assert lines[2] == "| pre+small | 0.001 | 2.500 ± 0.141 | 2.500 | 0 (0/0) | 0 (0/0) | 3 (1/2) | 4–5 | 10 |"
     assert lines[4].startswith("| pre+small | 0.01 | 2.100 |")
 
 
@@ -67,3 +67,17 @@ def test_a_diverged_run_is_infinite_not_missing() -> None:
 
 def test_without_the_champion_there_is_no_verdict() -> None:
     assert verdicts(summarise(RESULTS[:2])) == []
+
+
+def test_a_batch_that_is_hard_for_all_is_no_spike_of_the_model() -> None:
+    runs = [result(arch, lr, 0, 2.0) for arch in ("pre+small", "dssn+tiny") for lr in (1e-3, 1e-2)]
+    for run in runs:
+        run["loss"] = [2.0] * 60
+        run["loss"][50] = 3.0
+        run["loss_spikes"] = [{"first": 50, "last": 50, "peak": 3.0, "baseline": 2.0}]
+    runs[0]["loss"][55] = 3.0
+    runs[0]["loss_spikes"] = runs[0]["loss_spikes"] * 2
+    rows = summarise(runs)
+    assert [row.loss_spikes for row in rows] == [[2], [1], [1], [1]]
+    assert [row.model_loss_spikes for row in rows] == [[1], [0], [0], [0]]
+    assert [row.model_loss_spikes for row in summarise(runs[:2])] == [[2], [1]]  # two runs cannot tell
