@@ -98,7 +98,8 @@ def batch_rise(runs: Sequence[Sequence[float]], rule: SpikeRule | None = None) -
     rise_N = np.zeros(len(runs[0]))
     if len(rise_N) > rule.window:
         series = [_clean(run) for run in runs]
-        rises = [s[rule.window :] - np.median(_windows(s, rule.window), axis=1) for s in series]
+        with np.errstate(invalid="ignore"):  # inf - inf: a run that is not finite counts as high
+            rises = [s[rule.window :] - np.median(_windows(s, rule.window), axis=1) for s in series]
         middle_M = np.median(np.nan_to_num(np.stack(rises), nan=np.inf), axis=0)
         rise_N[rule.window :] = np.clip(np.where(np.isfinite(middle_M), middle_M, 0.0), 0.0, None)
     return rise_N
