@@ -107,11 +107,12 @@ def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     one_stage(settings.train, "rl.train")
     if settings.train.steps is None:
         raise AthanorError("how long to train is not given", where="rl.train", fix="rl.train.steps=40")
+    # What can be refused is looked at first: a refused call leaves no run directory behind.
+    questions = load_questions(settings.sources, recipe.seed, "rl", "rl.sources")
+    speaker = open_for_chat(model_dir)
     run = RunDir.open(out, recipe, sections=("seed", "rl"))
     if run.is_done:
         return run.model_dir
-    questions = load_questions(settings.sources, recipe.seed, "rl", "rl.sources")
-    speaker = open_for_chat(model_dir)
     source = RolloutSource(questions, speaker.tokenizer, verifier(settings.verifier), settings, recipe.seed)
     objective = GRPO(
         temperature=settings.temperature,

@@ -34,10 +34,10 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     one_stage(settings.train, "sft.train")
     if not settings.sources:
         raise AthanorError("no conversations", where="sft.sources", fix="e.g. sft.sources.math.kind=arithmetic")
+    speaker = open_for_chat(model_dir)
     run = RunDir.open(out, recipe, sections=("seed", "sft"))
     if run.is_done:
         return run.model_dir
-    speaker = open_for_chat(model_dir)
     learned, held_out = {}, {}
     for name, source in settings.sources.items():
         learned[name] = _shards(run, name, source, recipe.seed, speaker.tokenizer, held_out=False)

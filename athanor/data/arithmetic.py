@@ -86,18 +86,17 @@ def _share(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
 
 
 def _draw_add_take(r: random.Random) -> tuple[int, ...]:
-    a, b = r.randint(11, 60), r.randint(11, 39)
-    return a, b, r.randint(11, a + b - 1)
+    a, b = r.randint(5, 40), r.randint(2, 15)
+    return a, b, r.randint(2, min(a + b - 1, 15))
 
 
 def _draw_take_add(r: random.Random) -> tuple[int, ...]:
-    a = r.randint(30, 99)
-    return a, r.randint(11, a - 1), r.randint(11, 50)
+    return r.randint(16, 50), r.randint(2, 15), r.randint(2, 15)
 
 
 _KINDS: dict[str, _Kind] = {
     "gather": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(11, 50)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
         _gather,
         (
             "{who} has {a} boxes with {b} {things} each and finds {c} more. How many {things} does {who} have now?",
@@ -109,7 +108,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "change": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(3, 50)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
         _change,
         (
             "{who} has {total} dollars and buys {a} toys for {b} dollars each. How many dollars are left?",
@@ -145,7 +144,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "share": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(3, 12), r.randint(11, 50)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
         _share,
         (
             "{a} children share {total} {things} equally. {who}, one of them, had {c}. How many does {who} have now?",
@@ -216,12 +215,12 @@ def _sum(r: random.Random) -> str:
     """One line of an exercise sheet, in the range that the problems' steps need."""
     kind = r.randrange(6)  # sums and differences are harder to learn than the times table: two of three lines
     if kind < 2:
-        a, b = r.randint(3, 110), r.randint(3, 60)
+        a, b = r.randint(2, 81), r.randint(2, 15)
         return f"{a} + {b} = {a + b}"
     if kind < 4:
-        b, left = r.randint(3, 110), r.randint(1, 60)
-        return f"{b + left} - {b} = {left}"
-    a, b = r.randint(2, 9), r.randint(3, 12)
+        a, b = r.randint(16, 96), r.randint(2, 15)
+        return f"{a} - {b} = {a - b}" if r.random() < 0.7 else f"{a} - {a - b} = {b}"
+    a, b = r.randint(2, 9), r.randint(2, 9)
     return f"{a} × {b} = {a * b}" if kind == 4 else f"{a * b} ÷ {a} = {b}"
 
 

@@ -22,9 +22,9 @@ T = TypeVar("T")
 TEXT_SHARE = 0.2
 #: What the short conversation asks: these very words are on the README's first screen.
 CONVERSATION = (
-    "Emma has 9 boxes with 9 books each and finds 39 more. How many books does Emma have now?",
-    "小红原来有57个硬币，又得到32个，送出55个。小红现在有多少个硬币？",
-    "5 tickets cost 4 dollars each. Emma pays with 70 dollars. How much change is due?",
+    "There are 6 bags of 4 cards. Ben adds 8 cards. How many cards are there in all?",
+    "小刚原来有23个硬币，又得到13个，送出15个。小刚现在有多少个硬币？",
+    "6 tickets cost 5 dollars each. Grace pays with 37 dollars. How much change is due?",
 )
 
 
