@@ -155,7 +155,9 @@ def test_a_closed_pipe_is_not_a_traceback(tmp_path):
 
 def test_ctrl_c_exits_130_with_a_word():
     code = (
-        "import athanor.cli, athanor.commands.recipe as r, time, sys\n"
+        "import athanor.cli, athanor.commands.recipe as r, signal, time, sys\n"
+        # a shell that runs the tests in the background starts them with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(*a): print('ready', flush=True); time.sleep(30)\n"
         "import athanor.recipe; athanor.recipe.dump = wait; r.load_recipe = wait\n"
         "sys.argv = ['athanor', 'recipe', 'show', 'x.yaml']; athanor.cli.main()\n"

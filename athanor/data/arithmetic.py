@@ -85,18 +85,13 @@ def _share(n: int, each: int, more: int) -> tuple[tuple[str, ...], int]:
     return (f"{n * each} ÷ {n} = {each}", f"{each} + {more} = {each + more}"), each + more
 
 
-def _draw_add_take(r: random.Random) -> tuple[int, ...]:
-    a, b = r.randint(5, 40), r.randint(2, 15)
-    return a, b, r.randint(2, min(a + b - 1, 15))
-
-
-def _draw_take_add(r: random.Random) -> tuple[int, ...]:
-    return r.randint(16, 50), r.randint(2, 15), r.randint(2, 15)
+def _draw_two_digits(r: random.Random) -> tuple[int, ...]:
+    return r.randint(11, 50), r.randint(2, 9), r.randint(2, 9)
 
 
 _KINDS: dict[str, _Kind] = {
     "gather": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 9)),
         _gather,
         (
             "{who} has {a} boxes with {b} {things} each and finds {c} more. How many {things} does {who} have now?",
@@ -108,7 +103,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "change": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 9)),
         _change,
         (
             "{who} has {total} dollars and buys {a} toys for {b} dollars each. How many dollars are left?",
@@ -120,7 +115,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "add_take": _Kind(
-        _draw_add_take,
+        _draw_two_digits,
         _add_take,
         (
             "{who} had {a} {things}, got {b} more and gave away {c}. How many {things} does {who} have now?",
@@ -132,7 +127,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "take_add": _Kind(
-        _draw_take_add,
+        _draw_two_digits,
         _take_add,
         (
             "{who} had {a} {things}, lost {b} and then bought {c}. How many {things} does {who} have now?",
@@ -144,7 +139,7 @@ _KINDS: dict[str, _Kind] = {
         ),
     ),
     "share": _Kind(
-        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 15)),
+        lambda r: (r.randint(2, 9), r.randint(2, 9), r.randint(2, 9)),
         _share,
         (
             "{a} children share {total} {things} equally. {who}, one of them, had {c}. How many does {who} have now?",
@@ -215,11 +210,11 @@ def _sum(r: random.Random) -> str:
     """One line of an exercise sheet, in the range that the problems' steps need."""
     kind = r.randrange(6)  # sums and differences are harder to learn than the times table: two of three lines
     if kind < 2:
-        a, b = r.randint(2, 81), r.randint(2, 15)
+        a, b = r.randint(2, 81), r.randint(2, 9)
         return f"{a} + {b} = {a + b}"
     if kind < 4:
-        a, b = r.randint(16, 96), r.randint(2, 15)
-        return f"{a} - {b} = {a - b}" if r.random() < 0.7 else f"{a} - {a - b} = {b}"
+        a, b = r.randint(11, 90), r.randint(2, 9)
+        return f"{a} - {b} = {a - b}" if r.random() < 0.6 else f"{a} - {a - b} = {b}"
     a, b = r.randint(2, 9), r.randint(2, 9)
     return f"{a} × {b} = {a * b}" if kind == 4 else f"{a * b} ÷ {a} = {b}"
 

@@ -23,7 +23,7 @@ TEXT_SHARE = 0.2
 #: What the short conversation asks: these very words are on the README's first screen.
 CONVERSATION = (
     "There are 6 bags of 4 cards. Ben adds 8 cards. How many cards are there in all?",
-    "小刚原来有23个硬币，又得到13个，送出15个。小刚现在有多少个硬币？",
+    "小明原来有17个卡片，又得到3个，送出4个。小明现在有多少个卡片？",
     "6 tickets cost 5 dollars each. Grace pays with 37 dollars. How much change is due?",
 )
 
