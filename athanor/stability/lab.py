@@ -195,8 +195,8 @@ def _environment(**values: str) -> Iterator[None]:
 
 def _start_worker(settings: LabSettings, key: str, text: Sequence[Path] | None, steps_done: Any) -> None:
     """In a new process: one thread, out of the terminal's Ctrl-C (the parent ends it), the text loaded once."""
-    with contextlib.suppress(OSError):
-        os.setsid()
+    # A process group, not a session: Linux schedules by session, so a session of its own would undo the parent's nice.
+    os.setpgid(0, 0)
     torch.set_num_threads(1)
     corpus = load_corpus(text, min_bytes=settings.seq_len + 1)
     _worker.update(settings=settings, key=key, corpus=corpus, steps_done=steps_done)

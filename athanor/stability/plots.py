@@ -182,7 +182,7 @@ def gains_figure(grid: Grid) -> Figure | None:
             for arch in shown:
                 for run in grid.at(arch, lr)[:1]:
                     _gain_line(axes[i, j], run["probes"], part, grid.color[arch], title_of(arch))
-            axes[i, j].set_yscale("log")
+            axes[i, j].set_yscale("symlog", linthresh=0.05)  # gains may turn negative
             axes[i, j].set_title(f"lr {lr:g}, behind {'attention' if part == 'attn' else 'feed-forward'}", fontsize=9)
         axes[i, 0].set_ylabel("gain, mean ± spread")
     for ax in axes[-1]:
@@ -195,7 +195,7 @@ def _gain_line(ax: Axes, probes: dict[str, Any], part: str, color: str, label: s
     mean, spread = (_finite(probes[f"{part}_gain_{what}"][-1]) for what in ("mean", "std"))
     x = np.arange(1, len(mean) + 1)
     ax.plot(x, mean, color=color, lw=1.4, label=label)
-    ax.fill_between(x, np.maximum(mean - spread, 1e-4), mean + spread, color=color, alpha=0.18, lw=0)
+    ax.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.18, lw=0)
     ax.plot(x, _finite(probes[f"{part}_gain_mean"][0]), ":", color=color, lw=1)
 
 

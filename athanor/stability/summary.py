@@ -49,11 +49,6 @@ class Row:
         """Sample standard deviation over seeds; nan for one seed."""
         return statistics.stdev(self.heldout_loss) if len(self.heldout_loss) > 1 else math.nan
 
-    @property
-    def spikes(self) -> int:
-        """Loss and gradient spikes of all seeds together."""
-        return sum(self.loss_spikes) + sum(self.grad_spikes)
-
 
 def _number(value: float | None) -> float:
     """JSON keeps a value that was not finite as null."""
@@ -163,6 +158,7 @@ class Verdict:
     """What the bar says at one learning rate, for the champion against the other architectures that were run."""
 
     lr: float
+    seeds: list[int]
     champion_spikes: int
     others_spikes: dict[str, int]
     lowest_loss: str
@@ -170,24 +166,37 @@ class Verdict:
     holds: bool
 
 
+def _at_seeds(row: Row, seeds: set[int]) -> tuple[float, int]:
+    """Mean held-out loss and spikes of both kinds over ``seeds`` only."""
+    picked = [i for i, seed in enumerate(row.seeds) if seed in seeds]
+    loss = statistics.fmean(row.heldout_loss[i] for i in picked)
+    return loss, sum(row.loss_spikes[i] + row.grad_spikes[i] for i in picked)
+
+
 def verdicts(rows: Sequence[Row], champion: str = CHAMPION) -> list[Verdict]:
-    """The bar by learning rate: the champion has no spike of either kind and the lowest mean held-out loss."""
+    """The bar by learning rate: the champion has no spike of either kind and the lowest mean held-out loss.
+
+    Compared are the seeds that every architecture has at that rate, so a grid that is half done is not unfair.
+    """
     found = []
     for lr in sorted({row.lr for row in rows}):
         at = {row.arch: row for row in rows if row.lr == lr}
-        if champion not in at or len(at) < 2:
+        seeds = set.intersection(*(set(row.seeds) for row in at.values()))
+        if champion not in at or len(at) < 2 or not seeds:
             continue
-        best = min(at, key=lambda arch: at[arch].heldout_mean)
-        best_other = min(row.heldout_mean for arch, row in at.items() if arch != champion)
-        spikes = at[champion].spikes
+        measured = {arch: _at_seeds(row, seeds) for arch, row in at.items()}
+        loss, spikes = measured.pop(champion)
+        best_other = min(measured, key=lambda arch: measured[arch][0])
+        margin = loss - measured[best_other][0]
         found.append(
             Verdict(
                 lr=lr,
+                seeds=sorted(seeds),
                 champion_spikes=spikes,
-                others_spikes={arch: row.spikes for arch, row in at.items() if arch != champion},
-                lowest_loss=best,
-                margin=at[champion].heldout_mean - best_other,
-                holds=spikes == 0 and best == champion,
+                others_spikes={arch: count for arch, (_, count) in measured.items()},
+                lowest_loss=champion if margin < 0 else best_other,
+                margin=margin,
+                holds=spikes == 0 and margin < 0,
             )
         )
     return found
@@ -197,14 +206,21 @@ def sentences(verdict: Verdict, champion: str = CHAMPION) -> tuple[str, str]:
     """One sentence about one learning rate, in English and Chinese."""
     others = ", ".join(f"{arch} {n}" for arch, n in verdict.others_spikes.items())
     others_zh = "、".join(f"{arch} {n} 次" for arch, n in verdict.others_spikes.items())
+    seeds = ", ".join(map(str, verdict.seeds))
     where = f"{abs(verdict.margin):.3f} nats {'below' if verdict.margin < 0 else 'above'}"
     where_zh = f"{'低' if verdict.margin < 0 else '高'} {abs(verdict.margin):.3f} 奈特"
-    return (
-        f"Learning rate {verdict.lr:g}: the bar {'holds' if verdict.holds else 'does not hold'}. {champion} has "
-        f"{verdict.champion_spikes} spikes ({others}); its held-out loss is {where} the best other architecture's.",
-        f"学习率 {verdict.lr:g}：目标{'达到' if verdict.holds else '未达到'}。{champion} 出现尖峰 "
-        f"{verdict.champion_spikes} 次（{others_zh}）；其留出损失比其他架构中最好的{where_zh}。",
+    plural = "" if verdict.champion_spikes == 1 else "s"
+    english = (
+        f"Learning rate {verdict.lr:g} (seeds {seeds}): the bar {'holds' if verdict.holds else 'does not hold'}. "
+        f"{champion} has {verdict.champion_spikes} spike{plural} ({others}); "
+        f"its held-out loss is {where} the best other architecture's."
     )
+    chinese = [
+        f"学习率 {verdict.lr:g}（种子 {seeds}）：目标{'达到' if verdict.holds else '未达到'}。",
+        f"{champion} 出现尖峰 {verdict.champion_spikes} 次（{others_zh}）；",
+        f"其留出损失比其他架构中最好的{where_zh}。",
+    ]
+    return english, "".join(chinese)
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -81,3 +81,10 @@ def test_a_batch_that_is_hard_for_all_is_no_spike_of_the_model() -> None:
     assert [row.loss_spikes for row in rows] == [[2], [1], [1], [1]]
     assert [row.model_loss_spikes for row in rows] == [[1], [0], [0], [0]]
     assert [row.model_loss_spikes for row in summarise(runs[:2])] == [[2], [1]]  # two runs cannot tell
+
+
+def test_a_half_done_grid_is_compared_on_the_seeds_that_all_have() -> None:
+    runs = [result("pre+small", 1e-3, 0, 2.0), result("pre+small", 1e-3, 1, 3.0, 5), result("dssn+tiny", 1e-3, 0, 2.1)]
+    verdict = verdicts(summarise(runs))[0]
+    assert verdict.seeds == [0] and verdict.margin == pytest.approx(0.1) and verdict.others_spikes == {"pre+small": 0}
+    assert verdicts(summarise(runs[1:])) == []
