@@ -214,7 +214,7 @@ def _sum(r: random.Random) -> str:
         return f"{a} + {b} = {a + b}"
     if kind < 4:
         a, b = r.randint(11, 90), r.randint(2, 9)
-        return f"{a} - {b} = {a - b}" if r.random() < 0.6 else f"{a} - {a - b} = {b}"
+        return f"{a} - {b} = {a - b}" if r.random() < 0.4 else f"{a} - {a - b} = {b}"
     a, b = r.randint(2, 9), r.randint(2, 9)
     return f"{a} × {b} = {a * b}" if kind == 4 else f"{a * b} ÷ {a} = {b}"
 
