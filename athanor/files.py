@@ -117,12 +117,27 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         tmp.mkdir()
         yield tmp
         fsync_tree(tmp)
-        remove_tree(path)
-        os.replace(tmp, path)
+        _swap_in(tmp, path)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
     fsync_path(path.parent)
+
+
+def _swap_in(tmp: Path, path: Path) -> None:
+    """Rename ``tmp`` to ``path``; an old ``path`` steps aside first and comes back if the rename fails."""
+    aside = path.with_name(path.name + ".old" + TMP_SUFFIX)
+    remove_tree(aside)
+    had_old = path.exists()
+    if had_old:
+        os.replace(path, aside)
+    try:
+        os.replace(tmp, path)
+    except BaseException:
+        if had_old:
+            os.replace(aside, path)
+        raise
+    remove_tree(aside)
 
 
 def is_disk_full(error: BaseException) -> bool:

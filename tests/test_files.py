@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,22 @@ def test_json_and_checksum(tmp_path):
         files.read_json(tmp_path / "c.json")
     (tmp_path / "x").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_a_failed_rename_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old folder must not be gone before the new one is in its place."""
+    target = tmp_path / "model"
+    with files.atomic_dir(target) as folder:
+        (folder / "weights").write_text("old")
+    real = os.replace
+
+    def failing(source: Path, to: Path) -> None:
+        if Path(to) == target and "weights.new" in os.listdir(source):
+            raise OSError("the rename failed")
+        real(source, to)
+
+    monkeypatch.setattr(files.os, "replace", failing)
+    with pytest.raises(OSError, match="rename failed"), files.atomic_dir(target) as folder:
+        (folder / "weights.new").write_text("new")
+    assert (target / "weights").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
