@@ -18,6 +18,8 @@ from athanor.data.types import IGNORE
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
 from athanor.recipe.schema import OptimizerRecipe
+from athanor.train.allocator import keep_freed_memory
+from athanor.train.compiling import compile_blocks
 from athanor.train.objective import CausalLM
 from athanor.train.optimizer import AdamW
 from athanor.train.trainer import _deterministic
@@ -63,9 +65,9 @@ class Athanor:
         self.optimizer = AdamW(self.model, RECIPE, dtype)
         self.objective = CausalLM()
         self._first = self.optimizer.snapshot()
+        keep_freed_memory()  # as the trainer does, for its process
         if compiled:
-            for layer in self.model.layers:
-                layer.compile()
+            compile_blocks(self.model, device)
 
     def step(self, work: Work, lr: float) -> torch.Tensor:
         with _deterministic(work.batch.input_ids_BT.device.type == "cpu"):  # as in the trainer, costs included

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ import torch
 from athanor.train.flops import measured_gemm_flops
 from athanor.train.precision import compute_dtype
 from bench.bars import judge
-from bench.common import Shape, Spread, environment, gemm_rate, show, timed, write_result
-from bench.contenders import OURS, PEERS, Contender, build, held_out_loss
+from bench.common import Shape, Spread, environment, gemm_rate, show, write_result
+from bench.contenders import OURS, PEERS
+from bench.hosted import Hosted
 from bench.workloads import (
     Text,
     Work,
@@ -49,6 +52,10 @@ TOY = Shape("toy", vocab=512, width=64, layers=2, heads=4, kv_heads=4, ffn=128, 
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEARNING_RATE = 1e-3
+#: (seconds, useful tokens) of every timed step, by contender
+Timings = list[list[tuple[float, int]]]
+#: (contender, precision) → the modes it runs in: compiled or not
+Modes = Callable[[str, torch.dtype], tuple[bool, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,59 +82,94 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def interleave(
-    runs: Sequence[tuple[Contender, Sequence[Work]]], rounds: int, warmup: int
-) -> list[list[tuple[float, int]]]:
-    """(seconds, useful tokens) of every timed step, by contender; one step of each in turn."""
+def interleave(runs: Sequence[tuple[Hosted, Sequence[Work]]], rounds: int, warmup: int) -> Timings:
+    """One step of each in turn, round after round; between rounds the machine's matrix rate in each precision."""
     for at, (contender, works) in enumerate(runs, 1):
         progress(f"warm-up {at}/{len(runs)}: {' '.join(_who(contender).values())}")
+        contender.load(works)
         for i in range(warmup):
-            contender.step(works[i % len(works)], LEARNING_RATE)
-    out: list[list[tuple[float, int]]] = [[] for _ in runs]
+            contender.step(i, LEARNING_RATE)
+    out: Timings = [[] for _ in runs]
     for i in range(rounds):
         progress(f"round {i + 1}/{rounds}")
         for (contender, works), seen in zip(runs, out, strict=True):
-            work = works[i % len(works)]
-            seen.append((timed(lambda c=contender, w=work: c.step(w, LEARNING_RATE), CPU), work.useful))  # type: ignore[misc]
+            contender.load(works)  # some run twice, on differently batched documents
+            seen.append((contender.step(i, LEARNING_RATE), works[i % len(works)].useful))
     return out
 
 
-def available(options: Options, dtype: torch.dtype, compiled: bool, missing: set[str]) -> Iterator[Contender]:
-    """The contenders that can be built; a library that is not installed is noted."""
-    for name in options.contenders:
-        try:
-            yield build(name, options.shape, dtype, compiled, CPU)
-        except ImportError as error:
-            missing.add(f"{name}: {error}")
+def hosted(options: Options, dtype: torch.dtype, modes: Modes, stack: ExitStack, missing: set[str]) -> list[Hosted]:
+    """The contenders that can be built in a precision, each in the modes asked for; what is not installed is noted."""
+    out = []
+    for compiled in (False, True):
+        for name in options.contenders:
+            if compiled not in modes(name, dtype):
+                continue
+            try:
+                host = Hosted(name, options.shape, dtype, compiled, options.threads)
+                out.append(stack.enter_context(host))
+            except ImportError as error:
+                missing.add(f"{name}: {error}")
+    return out
+
+
+def all_modes(options: Options) -> Modes:
+    """Eager, and compiled where asked for."""
+    return lambda name, dtype: (False, True) if options.compile else (False,)
+
+
+def faster_mode(options: Options, fastest: dict[tuple[str, str], bool]) -> Modes:
+    """The mode that was faster on full rows; all where that was not measured."""
+    every = all_modes(options)
+
+    def modes(name: str, dtype: torch.dtype) -> tuple[bool, ...]:
+        known = fastest.get((name, _precision(dtype)))
+        return every(name, dtype) if known is None else (known,)
+
+    return modes
 
 
 def throughput(options: Options) -> dict[str, Any]:
-    """Tokens/s and MFU on full rows, every contender in both precisions, eager and compiled."""
+    """Tokens/s and MFU on full rows: every contender, eager and compiled, one precision after the other.
+
+    The matrix rate is taken in every round: on shared machines it changes by a factor within minutes, and MFU is the
+    median over rounds of the rate that the model reached by the rate that the machine gave at that time.
+    """
     missing: set[str] = set()
-    modes = (False, True) if options.compile else (False,)
-    contenders = [c for d in DTYPES.values() for m in modes for c in available(options, d, m, missing)]
     works = [full_rows(options.shape, seed, CPU) for seed in range(2)]
-    rates = {name: {"model_shapes": gemm_rate(options.shape, d, CPU)} for name, d in DTYPES.items()}
-    for name, d in DTYPES.items():
-        rates[name]["square_2048"] = measured_gemm_flops(CPU, d, 256 if options.quick else 2048)
-    seen = interleave([(c, works) for c in contenders], options.rounds, warmup=1 if options.quick else 2)
-    for name, d in DTYPES.items():  # again behind the steps: the better of both, as the machine may have been slower
-        rates[name]["model_shapes"] = max(rates[name]["model_shapes"], gemm_rate(options.shape, d, CPU))
-    rows = []
-    for contender, steps in zip(contenders, seen, strict=True):
-        spread = Spread.of([useful / s for s, useful in steps])
-        precision = _precision(contender.dtype)
-        rate = rates[precision]["model_shapes"]
-        rows.append(
-            {
-                **_who(contender),
-                "tokens_per_s": spread.median,
-                "spread": spread.spread,
-                "mfu_cpu": spread.median * options.shape.flops_per_token("causal") / rate,
-                "mfu_cpu_full": spread.median * options.shape.flops_per_token("full") / rate,
-            }
-        )
+    rows: list[dict[str, Any]] = []
+    rates: dict[str, dict[str, Any]] = {}
+    for precision, dtype in DTYPES.items():
+        with ExitStack() as stack:
+            contenders = hosted(options, dtype, all_modes(options), stack, missing)
+            gemm: list[float] = []
+            square: list[float] = []
+            seen: Timings = [[] for _ in contenders]
+            for i in range(options.rounds):
+                warmup = (1 if options.quick else 2) if i == 0 else 0
+                for steps, new in zip(seen, interleave([(c, works) for c in contenders], 1, warmup), strict=True):
+                    steps += new
+                gemm.append(gemm_rate(options.shape, dtype, CPU))
+                square.append(measured_gemm_flops(CPU, dtype, 256 if options.quick else 2048))
+            rates[precision] = {"model_shapes": gemm, "square_2048": square}
+            rows += [_throughput_row(options.shape, c, s, gemm) for c, s in zip(contenders, seen, strict=True)]
     return {"rows": rows, "gemm_flops_per_s": rates, "missing": sorted(missing)}
+
+
+def _throughput_row(
+    shape: Shape, contender: Hosted, steps: Sequence[tuple[float, int]], gemm: Sequence[float]
+) -> dict[str, Any]:
+    speeds = [useful / s for s, useful in steps]
+    spread = Spread.of(speeds)
+    reached = Spread.of([speed / rate for speed, rate in zip(speeds, gemm, strict=True)]).median
+    return {
+        **_who(contender),
+        "tokens_per_s": spread.median,
+        "spread": spread.spread,
+        "mfu_cpu": reached * shape.flops_per_token("causal"),
+        "mfu_cpu_full": reached * shape.flops_per_token("full"),
+        "step_s": [s for s, _ in steps],
+    }
 
 
 def mixed(options: Options, fastest: dict[tuple[str, str], bool]) -> dict[str, Any]:
@@ -137,81 +179,85 @@ def mixed(options: Options, fastest: dict[tuple[str, str], bool]) -> dict[str, A
     """
     shape = options.shape
     lens = mixed_lengths(shape, options.documents, seed=0)
-    ours = packed_works(shape, lens, 0, CPU, masked=False)
+    ours = {"packed, isolated": packed_works(shape, lens, 0, CPU, masked=False)}
     batchings = {
         "padding": padded_works(shape, lens, 0, CPU),
         "concatenated + mask": packed_works(shape, lens, 0, CPU, masked=True),
     }
+    packed = ours["packed, isolated"]
     missing: set[str] = set()
-    runs: list[tuple[Contender, Sequence[Work]]] = []
-    labels: list[str] = []
-    for dtype in DTYPES.values():
-        for compiled in (False, True) if options.compile else (False,):
-            chosen = [n for n in options.contenders if fastest.get((n, _precision(dtype)), compiled) == compiled]
-            for contender in available(replace(options, contenders=tuple(chosen)), dtype, compiled, missing):
-                ways = {"packed, isolated": ours} if contender.ours else batchings
-                for way, works in ways.items():
-                    runs.append((contender, works))
-                    labels.append(way)
-    seen = interleave(runs, min(options.rounds, len(ours)), warmup=1 if options.quick else 3)
     rows = []
-    for (contender, _), way, steps in zip(runs, labels, seen, strict=True):
-        total = sum(u for _, u in steps) / sum(s for s, _ in steps)
-        spread = Spread.of([u / s for s, u in steps]).spread
-        rows.append({**_who(contender), "batching": way, "useful_tokens_per_s": total, "spread": spread})
-    used = sum(work.useful for work in ours) / (len(ours) * shape.tokens)
-    mean = float(lens.mean())
-    return {"rows": rows, "packing_efficiency": used, "mean_length": mean, "missing": sorted(missing)}
+    for dtype in DTYPES.values():
+        with ExitStack() as stack:
+            contenders = hosted(options, dtype, faster_mode(options, fastest), stack, missing)
+            runs = [(c, w, works) for c in contenders for w, works in (ours if c.ours else batchings).items()]
+            rounds = min(options.rounds, len(packed))
+            seen = interleave([(c, works) for c, _, works in runs], rounds, warmup=1 if options.quick else 3)
+            for (contender, way, _), steps in zip(runs, seen, strict=True):
+                total = sum(u for _, u in steps) / sum(s for s, _ in steps)
+                spread = Spread.of([u / s for s, u in steps]).spread
+                rows.append({**_who(contender), "batching": way, "useful_tokens_per_s": total, "spread": spread})
+    used = sum(work.useful for work in packed) / (len(packed) * shape.tokens)
+    return {
+        "rows": rows,
+        "packing_efficiency": used,
+        "mean_length": float(lens.mean()),
+        "missing": sorted(missing),
+    }
 
 
 def loss_at_equal_time(options: Options, fastest: dict[tuple[str, str], bool], text: Text) -> dict[str, Any]:
     """Held-out loss after ``loss_s`` seconds of training each, cosine over the time, the same peak learning rate.
 
     Every contender trains in Athanor's default precision on this machine (a comparison of equals) and in its faster
-    mode (``fastest``: compiled or not). Time for evaluation and compilation is not counted.
+    mode (``fastest``: compiled or not). They take turns of one step, so that a change of the machine's speed meets all;
+    each has its own clock. Time for evaluation and compilation is not counted, the time to make a batch is.
     """
-    shape = options.shape
     dtype = compute_dtype("auto", CPU)
-    rows = []
     missing: set[str] = set()
-    for name in options.contenders:
-        try:
-            contender = build(name, shape, dtype, fastest.get((name, _precision(dtype)), False), CPU)
-        except ImportError as error:
-            missing.add(f"{name}: {error}")
-            continue
-        progress(f"loss: {' '.join(_who(contender).values())}")
-        works = loader_works(text, shape.rows) if contender.ours else stream_works(text, shape, seed=0)
+    with ExitStack() as stack:
+        contenders = hosted(options, dtype, faster_mode(options, fastest), stack, missing)
+        racers = [_Racer(c, text, options) for c in contenders]
+        progress(f"loss: {len(racers)} contenders in turn, {options.loss_s:g} s each")
+        while running := [racer for racer in racers if racer.used_s < options.loss_s]:
+            for racer in running:
+                racer.step(options.loss_s)
+        rows = [racer.row() for racer in racers]
+    settings = {"held_out_documents": text.n_held_out, "learning_rate": LEARNING_RATE}
+    return {"rows": rows, **settings, "missing": sorted(missing)}
+
+
+class _Racer:
+    """One contender of the loss table with its own clock and data."""
+
+    def __init__(self, contender: Hosted, text: Text, options: Options) -> None:
+        self.contender, self.text = contender, text
+        shape = options.shape
+        self.works = loader_works(text, shape.rows) if contender.ours else stream_works(text, shape, seed=0)
+        progress(f"warm-up: {' '.join(_who(contender).values())}")
         for _ in range(1 if options.quick else 2):
-            contender.step(next(works), LEARNING_RATE)
+            contender.load([next(self.works)])
+            contender.step(0, LEARNING_RATE)
         contender.reset()
-        before = held_out_loss(contender, text.held_out)
-        steps, used_s, useful = _train_for(contender, works, options.loss_s)
-        after = held_out_loss(contender, text.held_out)
-        rows.append(
-            {**_who(contender), "steps": steps, "tokens": useful, "train_s": used_s, "before": before, "after": after}
-        )
-    return {
-        "rows": rows,
-        "held_out_documents": text.n_held_out,
-        "learning_rate": LEARNING_RATE,
-        "missing": sorted(missing),
-    }
+        self.before = contender.held_out_loss(text.held_out)
+        self.steps, self.useful, self.used_s = 0, 0, 0.0
 
-
-def _train_for(contender: Contender, works: Iterator[Work], seconds: float) -> tuple[int, float, int]:
-    """Train until the time is used; the learning rate follows the share of the time: 5 % warm-up, cosine to a tenth."""
-    steps, useful, used_s = 0, 0, 0.0
-    while used_s < seconds:
-        share = used_s / seconds
-        cosine = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * share)))
+    def step(self, seconds: float) -> None:
+        """One step; the learning rate follows the share of the time: 5 % warm-up, cosine to a tenth."""
+        share = self.used_s / seconds
+        cosine = 0.55 + 0.45 * math.cos(math.pi * share)
         lr = LEARNING_RATE * min(1.0, (share + 0.005) / 0.05) * cosine
         start = time.perf_counter()
-        work = next(works)
-        float(contender.step(work, lr))
-        used_s += time.perf_counter() - start
-        steps, useful = steps + 1, useful + work.useful
-    return steps, used_s, useful
+        work = next(self.works)
+        self.used_s += time.perf_counter() - start
+        self.contender.load([work])
+        self.used_s += self.contender.step(0, lr)
+        self.steps, self.useful = self.steps + 1, self.useful + work.useful
+
+    def row(self) -> dict[str, Any]:
+        after = self.contender.held_out_loss(self.text.held_out)
+        counts = {"steps": self.steps, "tokens": self.useful, "train_s": self.used_s}
+        return {**_who(self.contender), **counts, "before": self.before, "after": after}
 
 
 def loader_share(options: Options, text: Text, step_s: float | None) -> dict[str, Any]:
@@ -231,7 +277,7 @@ def _precision(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known == dtype)
 
 
-def _who(contender: Contender) -> dict[str, Any]:
+def _who(contender: Hosted) -> dict[str, Any]:
     mode = "compiled" if contender.compiled else "eager"
     return {"contender": contender.name, "precision": _precision(contender.dtype), "mode": mode}
 
@@ -274,8 +320,8 @@ def print_worker(result: dict[str, Any]) -> None:
         keys = ("contender", "precision", "mode", "tokens_per_s", "spread", "mfu_cpu", "mfu_cpu_full")
         show(f"Full rows, {threads} thread(s)", columns, [[row[k] for k in keys] for row in part["rows"]])
         for precision, rate in part["gemm_flops_per_s"].items():
-            shapes, square = rate["model_shapes"] / 1e9, rate["square_2048"] / 1e9
-            print(f"GEMM {precision}: {shapes:.0f} GFLOP/s at the model's shapes, {square:.0f} at 2048³")
+            shapes, square = (", ".join(f"{x / 1e9:.0f}" for x in rate[k]) for k in ("model_shapes", "square_2048"))
+            print(f"GEMM {precision}, GFLOP/s round by round: {shapes} at the model's shapes; {square} at 2048³")
     if part := result.get("mixed"):
         headings = ("contender", "precision", "mode", "batching", "useful tokens/s", "spread")
         keys = ("contender", "precision", "mode", "batching", "useful_tokens_per_s", "spread")
