@@ -1,6 +1,6 @@
 """A contender in a process of its own, as its user would run it: its own heap, allocator settings and compiled code.
 
-In one shared process the freed blocks of all lie between each other, and glibc gives pages back and forth: every step then
+In one shared process the freed blocks of all lie between each other, and glibc gives pages back and forth: a step then
 takes up to 1.7 times as long (docs/lab-notes.md). Here the parent only says whose turn it is.
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,6 +31,8 @@ class Attention(nn.Module):
         )
         self.head_size, self.interleaved = config.head_size, config.rope_interleaved
         self.window = config.sliding_window
+        #: a door for ``athanor.parallel``: (q, k, v, packing, window) → out, flat tokens
+        self.attend: Callable[..., torch.Tensor] = packed_attention
         width, q_width, kv_width = (
             config.hidden_size,
             self.n_heads * self.head_size,
@@ -63,7 +67,7 @@ class Attention(nn.Module):
         else:
             assert packing is not None
             q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTHD, v_BTHD))
-            out_BTHD = packed_attention(q, k, v, packing, self.window).view(n_rows, n_tokens, -1, self.head_size)
+            out_BTHD = self.attend(q, k, v, packing, self.window).view(n_rows, n_tokens, -1, self.head_size)
         return self.o_proj(out_BTHD.flatten(-2))
 
     def _incremental(

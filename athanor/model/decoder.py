@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +22,15 @@ from athanor.model.rope import rope_tables
 
 #: labels with this value carry no loss (the same as athanor.data.types.IGNORE, which this room does not import)
 IGNORE = -100
+
+
+class Context(NamedTuple):
+    """What all blocks share in one forward pass; one of ``packing`` (training) and ``cache`` (decoding) is set."""
+
+    positions_BT: torch.Tensor
+    rope: Rope
+    packing: Any
+    cache: KVCache | None
 
 
 class Block(nn.Module):
@@ -65,6 +77,10 @@ class Decoder(nn.Module):
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = make_norm(config)
+        #: Doors for ``athanor.parallel``: what packs documents, and what the head computes. Same meaning, other place.
+        self.pack: Callable[..., Any] = Packing.of
+        self.cross_entropy: Callable[..., torch.Tensor] = cross_entropy_sum
+        self.token_logprob_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]] = token_logprobs
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -78,37 +94,65 @@ class Decoder(nn.Module):
         self.rope_theta = theta
         self.config = self.config.model_copy(update={"rope_theta": theta})
 
+    def context(
+        self,
+        input_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None,
+        doc_lens: Any = None,
+        cache: KVCache | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Context:
+        """What every block of one forward pass shares; ``input_BT`` gives rows, length and device only."""
+        n_rows, n_tokens = input_BT.shape[:2]
+        device = input_BT.device
+        packing = None
+        if cache is None:
+            packing = self.pack(doc_lens or [[n_tokens]] * n_rows, n_rows, n_tokens, device)
+        if positions_BT is None:
+            lens_B = cache.lens_B if cache is not None else torch.zeros(n_rows, dtype=torch.int64, device=device)
+            positions_BT = lens_B[:, None] + torch.arange(n_tokens, device=device)
+        rope: Rope = None
+        if self.config.position_embedding == "rope":
+            rope = rope_tables(positions_BT, self.config, self.rope_theta, dtype or self.dtype)
+        else:
+            self._check_positions(positions_BT)
+        return Context(positions_BT, rope, packing, cache)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of activations: that of the weights."""
+        return next(self.parameters()).dtype
+
+    def embed(self, input_ids_BT: torch.Tensor, context: Context) -> torch.Tensor:
+        """Token ids [B, T] → the residual stream's first value [B, T, D]."""
+        h_BTD = self.embed_tokens(input_ids_BT)
+        return h_BTD if self.embed_positions is None else h_BTD + self.embed_positions(context.positions_BT)
+
+    def blocks(self, h_BTD: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Through this model's blocks. The second value is their part of the router loss: the sum over these blocks of
+        auxiliary loss × coefficient, divided by the number of expert blocks in the whole model."""
+        aux_losses = []
+        for layer in self.layers.values() if isinstance(self.layers, nn.ModuleDict) else self.layers:
+            h_BTD, aux = layer(h_BTD, context.rope, context.packing, context.cache)
+            if aux is not None:
+                aux_losses.append(aux)
+        moe = self.config.moe
+        if not moe or not aux_losses:
+            return h_BTD, None
+        n_moe = self.config.num_hidden_layers - moe.first_k_dense
+        return h_BTD, moe.router_aux_loss_coef * torch.stack(aux_losses).sum() / n_moe
+
     def hidden(
         self,
         input_ids_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
-        doc_lens: list[list[int]] | None = None,
+        doc_lens: Any = None,
         cache: KVCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states after the final norm [B, T, D], and the mean router loss × its coefficient, or None."""
-        n_rows, n_tokens = input_ids_BT.shape
-        device = input_ids_BT.device
-        packing = None
-        if cache is None:
-            packing = Packing.of(doc_lens or [[n_tokens]] * n_rows, n_rows, n_tokens, device)
-        if positions_BT is None:
-            lens_B = cache.lens_B if cache is not None else torch.zeros(n_rows, dtype=torch.int64, device=device)
-            positions_BT = lens_B[:, None] + torch.arange(n_tokens, device=device)
-        h_BTD = self.embed_tokens(input_ids_BT)
-        rope: Rope = None
-        if self.embed_positions is not None:
-            self._check_positions(positions_BT)
-            h_BTD = h_BTD + self.embed_positions(positions_BT)
-        else:
-            rope = rope_tables(positions_BT, self.config, self.rope_theta, h_BTD.dtype)
-        aux_losses = []
-        for layer in self.layers:
-            h_BTD, aux = layer(h_BTD, rope, packing, cache)
-            if aux is not None:
-                aux_losses.append(aux)
-        moe = self.config.moe
-        total_aux = moe.router_aux_loss_coef * torch.stack(aux_losses).mean() if moe and aux_losses else None
-        return self.final_norm(h_BTD), total_aux
+        context = self.context(input_ids_BT, positions_BT, doc_lens, cache)
+        h_BTD, aux = self.blocks(self.embed(input_ids_BT, context), context)
+        return self.final_norm(h_BTD), aux
 
     def _check_positions(self, positions_BT: torch.Tensor) -> None:
         if int(positions_BT.max()) >= self.config.max_position_embeddings:
@@ -123,7 +167,7 @@ class Decoder(nn.Module):
         self,
         input_ids_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
-        doc_lens: list[list[int]] | None = None,
+        doc_lens: Any = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Logits [B, T, V] in the weights' dtype. ``doc_lens`` None: each row is one document."""
@@ -137,25 +181,25 @@ class Decoder(nn.Module):
         input_ids_BT: torch.Tensor,
         labels_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
-        doc_lens: list[list[int]] | None = None,
+        doc_lens: Any = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Cross-entropy summed over labelled positions (float32 scalar), and the router loss or None."""
         hidden_BTD, aux = self.hidden(input_ids_BT, positions_BT, doc_lens)
         hidden_ND, labels_N, _ = _labelled(hidden_BTD, labels_BT)
-        return cross_entropy_sum(hidden_ND, self.head_weight, labels_N), aux
+        return self.cross_entropy(hidden_ND, self.head_weight, labels_N), aux
 
     def token_logprobs(
         self,
         input_ids_BT: torch.Tensor,
         labels_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
-        doc_lens: list[list[int]] | None = None,
+        doc_lens: Any = None,
         temperature: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the labels and entropies, float32 [B, T], 0 where ignored; entropy has no gradient."""
         hidden_BTD, _ = self.hidden(input_ids_BT, positions_BT, doc_lens)
         hidden_ND, labels_N, where = _labelled(hidden_BTD, labels_BT)
-        logp_N, entropy_N = token_logprobs(hidden_ND, self.head_weight, labels_N, temperature)
+        logp_N, entropy_N = self.token_logprob_fn(hidden_ND, self.head_weight, labels_N, temperature)
         zeros = logp_N.new_zeros(labels_BT.numel())
         return (
             zeros.index_copy(0, where, logp_N).view_as(labels_BT),
@@ -164,7 +208,7 @@ class Decoder(nn.Module):
 
     def post_step(self) -> None:
         """What a mixture-of-experts model does after each optimizer step: move the router biases."""
-        for layer in self.layers:
+        for layer in self.layers.values() if isinstance(self.layers, nn.ModuleDict) else self.layers:
             if isinstance(layer.mlp, MoEFeedForward):
                 layer.mlp.update_bias()
 

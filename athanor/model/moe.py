@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -37,11 +40,22 @@ class Router(nn.Module):
         return experts_NK, weights_NK, p_NE
 
 
-def load_balancing_loss(experts_NK: torch.Tensor, p_NE: torch.Tensor) -> torch.Tensor:
-    """E · Σ_e f_e · P_e, f the share of assignments and P the mean probability (Switch, arXiv 2101.03961, eq. 4–6)."""
-    n_experts = p_NE.shape[-1]
-    share_E = torch.bincount(experts_NK.flatten(), minlength=n_experts).to(p_NE.dtype) / experts_NK.shape[0]
-    return n_experts * (share_E * p_NE.mean(0)).sum()
+class Load(NamedTuple):
+    """Of one micro-batch: assignments by expert [E] (no gradient), sum of probabilities [E], tokens (scalar tensor)."""
+
+    counts_E: torch.Tensor
+    p_sum_E: torch.Tensor
+    n_tokens: torch.Tensor
+
+
+def load_balancing_loss(load: Load) -> torch.Tensor:
+    """E · Σ_e f_e · P_e, f the assignments a token and P the mean probability (Switch, arXiv 2101.03961, eq. 4–6)."""
+    share_E = load.counts_E.to(load.p_sum_E.dtype) / load.n_tokens
+    return len(share_E) * (share_E * load.p_sum_E / load.n_tokens).sum()
+
+
+def _as_it_is(load: Load) -> Load:
+    return load
 
 
 class MoEFeedForward(nn.Module):
@@ -56,22 +70,31 @@ class MoEFeedForward(nn.Module):
         self.w_up = nn.Parameter(torch.empty(n, d, f))
         self.w_down = nn.Parameter(torch.empty(n, f, d))
         self.shared = FeedForward(config, f * moe.num_shared_experts) if moe.num_shared_experts else None
+        #: Doors for ``athanor.parallel``: where experts run, and over which ranks a micro-batch's load is summed.
+        self.run_experts: Callable[[torch.Tensor, list[int]], torch.Tensor] = self.experts
+        self.total_load: Callable[[Load], Load] = _as_it_is
 
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         x_ND = x_BTD.flatten(0, 1)
         experts_NK, weights_NK, p_NE = self.router(x_ND)
-        if self.moe.balance == "bias" and self.training:
-            self.router.load += torch.bincount(experts_NK.flatten(), minlength=self.moe.num_experts)
         # Sort assignments by expert, so that each expert sees one contiguous run of tokens.
         order = experts_NK.flatten().argsort(stable=True)
         token = order // self.moe.num_experts_per_tok
-        counts = torch.bincount(experts_NK.flatten(), minlength=self.moe.num_experts).tolist()
-        routed = self.experts(x_ND[token], counts) * weights_NK.flatten()[order, None].to(x_ND.dtype)
+        counts_E = torch.bincount(experts_NK.flatten(), minlength=self.moe.num_experts)
+        routed = self.run_experts(x_ND[token], counts_E.tolist()) * weights_NK.flatten()[order, None].to(x_ND.dtype)
         out_ND = torch.zeros_like(x_ND).index_add(0, token, routed)
         if self.shared is not None:
             out_ND = out_ND + self.shared(x_ND)
-        aux = load_balancing_loss(experts_NK, p_NE) if self.moe.balance == "loss" else None
-        return out_ND.view_as(x_BTD), aux
+        return out_ND.view_as(x_BTD), self._balance(counts_E, p_NE)
+
+    def _balance(self, counts_E: torch.Tensor, p_NE: torch.Tensor) -> torch.Tensor | None:
+        """Note the load for the bias, or give the auxiliary loss."""
+        if self.moe.balance == "bias" and self.training:
+            self.router.load += counts_E
+        if self.moe.balance != "loss":
+            return None
+        n_tokens = torch.tensor(float(len(p_NE)), dtype=p_NE.dtype, device=p_NE.device)
+        return load_balancing_loss(self.total_load(Load(counts_E, p_NE.sum(0), n_tokens)))
 
     def experts(self, x_MD: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Apply expert e to its ``counts[e]`` consecutive rows of ``x_MD``."""

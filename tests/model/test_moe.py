@@ -6,7 +6,7 @@ import torch
 from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
-from athanor.model.moe import MoEFeedForward, load_balancing_loss
+from athanor.model.moe import Load, MoEFeedForward, load_balancing_loss
 
 SHAPE = {
     "vocab_size": 31,
@@ -53,9 +53,9 @@ def test_equals_a_loop_over_tokens(scoring: str, norm: bool, shared: int) -> Non
 
 def test_balanced_load_has_the_least_auxiliary_loss() -> None:
     """Uniform probabilities and an even load give exactly k (each of k assignments a token counts 1)."""
-    experts = torch.tensor([[0, 1], [2, 3], [0, 1], [2, 3]])
-    even = load_balancing_loss(experts, torch.full((4, 4), 0.25))
-    skewed = load_balancing_loss(torch.zeros(4, 2, dtype=torch.int64), torch.tensor([[0.7, 0.1, 0.1, 0.1]] * 4))
+    n_tokens = torch.tensor(4.0)
+    even = load_balancing_loss(Load(torch.tensor([2, 2, 2, 2]), torch.ones(4), n_tokens))
+    skewed = load_balancing_loss(Load(torch.tensor([8, 0, 0, 0]), torch.tensor([2.8, 0.4, 0.4, 0.4]), n_tokens))
     assert even.item() == pytest.approx(2.0)
     assert skewed.item() == pytest.approx(4 * 2 * 0.7)
 
