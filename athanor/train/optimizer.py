@@ -23,7 +23,7 @@ from athanor.recipe.schema import OptimizerRecipe
 _ALIGN = 64
 _EMBEDDINGS = ("embed_tokens.", "embed_positions.")
 #: Elements whose squares are summed in one run; short runs keep the float32 norm accurate to about 1e-6.
-_NORM_RUN = 4096
+NORM_RUN = 4096
 
 
 @dataclass(slots=True)
@@ -32,6 +32,83 @@ class StepStats:
 
     grad_norm: torch.Tensor
     skipped: torch.Tensor
+
+
+def decays(name: str, param: torch.Tensor, recipe: OptimizerRecipe) -> bool:
+    """Whether weight decay applies: to matrices; to embeddings by ``recipe.decay_embeddings``; not to norms, biases."""
+    if param.ndim < 2 or "norm" in name or name.endswith("bias"):
+        return False
+    return recipe.decay_embeddings or not name.startswith(_EMBEDDINGS)
+
+
+def run_norms(flat: torch.Tensor) -> torch.Tensor:
+    """L2 norms of consecutive runs of a flat tensor whose size is a multiple of the run."""
+    return torch.linalg.vector_norm(flat.view(-1, NORM_RUN), dim=1)
+
+
+def adamw_update(
+    masters: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    exp_avgs: list[torch.Tensor],
+    exp_avg_sqs: list[torch.Tensor],
+    steps_done: torch.Tensor,
+    recipe: OptimizerRecipe,
+    lr: float,
+    weight_decay: float,
+    scale: torch.Tensor,
+    skipped: torch.Tensor,
+) -> None:
+    """One AdamW update in place of tensors that share a weight decay, with gradients divided by ``scale``.
+
+    ``steps_done`` counts this update already. ``scale`` and ``skipped`` (1.0: change nothing) are scalars on the
+    tensors' device. Fused: clip, decay, moments and weights in one pass over memory (torch.optim.AdamW's kernel).
+    """
+    if not recipe.fused:
+        _plain_update(masters, grads, exp_avgs, exp_avg_sqs, steps_done, recipe, lr, weight_decay, scale, skipped)
+        return
+    torch._fused_adamw_(
+        masters,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        [steps_done] * len(masters),
+        lr=lr,
+        beta1=recipe.betas[0],
+        beta2=recipe.betas[1],
+        weight_decay=weight_decay,
+        eps=recipe.eps,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=scale.to(torch.float32),
+        found_inf=skipped,
+    )
+
+
+def _plain_update(
+    masters: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    exp_avgs: list[torch.Tensor],
+    exp_avg_sqs: list[torch.Tensor],
+    steps_done: torch.Tensor,
+    recipe: OptimizerRecipe,
+    lr: float,
+    weight_decay: float,
+    scale: torch.Tensor,
+    skipped: torch.Tensor,
+) -> None:
+    """The same update written out (algorithm 2 of arXiv 1711.05101 without the schedule multiplier)."""
+    if float(skipped):
+        return
+    beta1, beta2 = recipe.betas
+    step = float(steps_done)
+    for master, grad, exp_avg, exp_avg_sq in zip(masters, grads, exp_avgs, exp_avg_sqs, strict=True):
+        grad.div_(scale)
+        master.mul_(1 - lr * weight_decay)
+        exp_avg.lerp_(grad, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = (exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(recipe.eps)
+        master.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
 
 
 class _Group:
@@ -48,7 +125,7 @@ class _Group:
         for name, param in params.items():
             self.spans[name] = (size, param.shape)
             size += math.ceil(param.numel() / _ALIGN) * _ALIGN
-        size = math.ceil(size / _NORM_RUN) * _NORM_RUN
+        size = math.ceil(size / NORM_RUN) * NORM_RUN
         self.master, self.exp_avg, self.exp_avg_sq, self.grad = (
             torch.zeros(size, dtype=high, device=first.device) for _ in range(4)
         )
@@ -98,7 +175,7 @@ class AdamW:
         for param in model.parameters():
             if not param.requires_grad and param.dtype != torch.float64:
                 param.data = param.data.to(low)
-        decayed = {name: p for name, p in trained.items() if self._decays(name, p)}
+        decayed = {name: p for name, p in trained.items() if decays(name, p, recipe)}
         plain = {name: p for name, p in trained.items() if name not in decayed}
         self.groups = [
             _Group(params, decay, low) for params, decay in ((decayed, recipe.weight_decay), (plain, 0.0)) if params
@@ -107,11 +184,6 @@ class AdamW:
         #: updates done so far (skipped ones not counted); float32 because the fused kernel asks for it
         self.steps_done = torch.zeros((), dtype=torch.float32, device=device)
         self._empty = True
-
-    def _decays(self, name: str, param: nn.Parameter) -> bool:
-        if param.ndim < 2 or "norm" in name or name.endswith("bias"):
-            return False
-        return self.recipe.decay_embeddings or not name.startswith(_EMBEDDINGS)
 
     @property
     def masters(self) -> dict[str, torch.Tensor]:
@@ -136,8 +208,7 @@ class AdamW:
     @torch.no_grad()
     def grad_norm(self) -> torch.Tensor:
         """Global L2 norm of the accumulated gradient, a scalar tensor; float32 to about 1e-6, same bits every time."""
-        runs = [torch.linalg.vector_norm(group.grad.view(-1, _NORM_RUN), dim=1) for group in self.groups]
-        return torch.linalg.vector_norm(torch.cat(runs))
+        return torch.linalg.vector_norm(torch.cat([run_norms(group.grad) for group in self.groups]))
 
     @torch.no_grad()
     def step(self, lr: float, clip_norm: float) -> StepStats:
@@ -150,49 +221,14 @@ class AdamW:
         scale = torch.clamp(norm / clip_norm, min=1.0)  # gradients are divided by it
         # Adam's step counts updates that happened, so the bias correction stays right after a skipped one
         self.steps_done += 1 - skipped
-        update = self._fused_update if self.recipe.fused else self._plain_update
-        update(lr, scale, skipped)
+        for group in self.groups:
+            state = [group.master], [group.grad], [group.exp_avg], [group.exp_avg_sq]
+            adamw_update(*state, self.steps_done, self.recipe, lr, group.weight_decay, scale, skipped)
         if self.dtype != torch.float32:
             for group in self.groups:
                 group.low.copy_(group.master)
         self._empty = True
         return StepStats(norm, skipped)
-
-    def _fused_update(self, lr: float, scale: torch.Tensor, skipped: torch.Tensor) -> None:
-        """One pass over memory a group: clip, decay, moments and weights together (the kernel of torch.optim.AdamW)."""
-        beta1, beta2 = self.recipe.betas
-        for group in self.groups:
-            torch._fused_adamw_(
-                [group.master],
-                [group.grad],
-                [group.exp_avg],
-                [group.exp_avg_sq],
-                [],
-                [self.steps_done],
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=group.weight_decay,
-                eps=self.recipe.eps,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=scale.to(torch.float32),
-                found_inf=skipped,
-            )
-
-    def _plain_update(self, lr: float, scale: torch.Tensor, skipped: torch.Tensor) -> None:
-        """The same update written out (algorithm 2 of arXiv 1711.05101 without the schedule multiplier)."""
-        if float(skipped):
-            return
-        beta1, beta2 = self.recipe.betas
-        step = float(self.steps_done)
-        for group in self.groups:
-            grad = group.grad.div_(scale)
-            group.master.mul_(1 - lr * group.weight_decay)
-            group.exp_avg.lerp_(grad, 1 - beta1)
-            group.exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            denominator = (group.exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(self.recipe.eps)
-            group.master.addcdiv_(group.exp_avg, denominator, value=-lr / (1 - beta1**step))
 
     def snapshot(self) -> dict[str, dict[str, torch.Tensor]]:
         """Copies in host memory of master weights and moments, by parameter name, for a checkpoint."""
