@@ -133,22 +133,31 @@ def _explain(root: type[BaseModel], error: ValidationError, source: Source) -> l
     """Every problem that pydantic found, told in the words of a recipe."""
     grouped: dict[tuple[KeyPath, str], list[Any]] = {}
     for item in error.errors():
-        loc: KeyPath = tuple(item["loc"])
-        path = loc if item["type"] in ("extra_forbidden", "missing") else _written(loc, source.value)
         kind = item["type"] if item["type"] in ("extra_forbidden", "missing", "value_error") else "value"
+        path = _written(tuple(item["loc"]), source.value, needs_last=kind == "missing")
         grouped.setdefault((path, kind), []).append(item)
-    return [_problem(root, path, kind, items, source) for (path, kind), items in grouped.items()]
+    return [
+        _problem(root, path, kind, items, source)
+        for (path, kind), items in grouped.items()
+        if not (kind == "value" and _goes_deeper(path, grouped))
+    ]
 
 
-def _written(loc: KeyPath, value: Any) -> KeyPath:
-    """The part of ``loc`` that exists in the recipe (pydantic adds the branches of a union to it)."""
+def _written(loc: KeyPath, value: Any, needs_last: bool) -> KeyPath:
+    """``loc`` without what is not in the recipe: pydantic adds the branches of a union to it. ``needs_last``: its end
+    is a key that is missing there."""
     path: KeyPath = ()
-    for part in loc:
-        if not (_has_key(value, part) or _has_index(value, part)):
-            break
-        value = value[part]
-        path = (*path, part)
-    return path
+    for part in loc[:-1] if needs_last else loc:
+        if _has_key(value, part) or _has_index(value, part):
+            value = value[part]
+            path = (*path, part)
+    return (*path, loc[-1]) if needs_last else path
+
+
+def _goes_deeper(path: KeyPath, found: Iterable[tuple[KeyPath, str]]) -> bool:
+    """Whether a problem is known below ``path``: then one branch of a union came further, and the others say nothing
+    (a mapping with one bad key was not meant as the word ``auto``)."""
+    return any(len(other) > len(path) and other[: len(path)] == path for other, _ in found)
 
 
 def _has_key(value: Any, part: str | int) -> bool:
@@ -227,6 +236,8 @@ def _keys_at(root: type[BaseModel], path: KeyPath) -> Iterable[str]:
     here: Any = root
     for part in path:
         if isinstance(here, type) and issubclass(here, BaseModel):
+            if str(part) not in here.model_fields:
+                return ()
             here = _inner(here.model_fields[str(part)].annotation)
         else:  # dict[str, Model] or list[Model]
             here = _inner(get_args(here)[-1])

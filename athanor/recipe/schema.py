@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from athanor.model.config import ModelConfig, Strict
+from athanor.parallel.plan import ParallelPlan
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -158,6 +159,9 @@ class Recipe(Strict):
     sft: SFTRecipe = SFTRecipe()
     rl: RLRecipe = RLRecipe()
     eval: EvalRecipe = EvalRecipe()
+    parallel: ParallelPlan | Literal["auto"] = Field(
+        default=ParallelPlan(), description="layout over ranks; sizes all 1, or auto: what was started is filled"
+    )
 
     @model_validator(mode="after")
     def _sequences_fit(self) -> Recipe:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig, MoEConfig
+from athanor.parallel.plan import ParallelPlan
 from athanor.recipe import PRESETS, Recipe, dump, json_schema, load, load_text
 from athanor.recipe.schema import ScheduleRecipe, SourceRecipe, StageRecipe, TrainRecipe
 
@@ -41,6 +42,43 @@ def test_one_wrong_line(tmp_path, line, says):
         load(file)
     assert caught.value.where == f"{file}:4"
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("  tpp: 3", "unknown key 'tpp' in parallel\n  → did you mean 'tp'?"),
+        ("  recompute: {mod: full}", "unknown key 'mod' in parallel.recompute\n  → did you mean 'mode'?"),
+        ("  qqq: 3", "unknown key 'qqq' in parallel\n  → keys in parallel: dp_replicate, dp_shard"),
+        ("  tp: two", "parallel.tp is a text: 'two'\n  → it should be an integer"),
+        ("  pp: 0", "parallel.pp is an integer: 0\n  → it should be > 0"),
+        ("  schedule: zbvv", "'gpipe', '1f1b', 'interleaved_1f1b', 'zbv' or 'dualpipev'; did you mean 'zbv'?"),
+        ("  layers_per_stage: [1, x]", "parallel.layers_per_stage.1 is a text: 'x'\n  → it should be an integer"),
+        ("  ParallelPlan: {tp: 2}", "unknown key 'ParallelPlan' in parallel"),
+    ],
+)
+def test_one_wrong_line_in_a_section_that_may_be_a_word(tmp_path, line, says):
+    """`parallel` is a mapping or `auto`: a wrong key in the mapping is told alone, without a word about `auto`."""
+    file = tmp_path / "r.yaml"
+    file.write_text(f"name: x\nparallel:\n  dp_shard: 2\n{line}\n")
+    with pytest.raises(AthanorError) as caught:
+        load(file)
+    assert caught.value.where == f"{file}:4"
+    assert says in str(caught.value)
+    assert "auto" not in str(caught.value)
+
+
+def test_parallel_is_a_plan_or_auto():
+    assert load_text("name: x").parallel == ParallelPlan()
+    assert load_text("parallel: auto").parallel == "auto"
+    assert load_text("parallel: auto", ["parallel={tp: 2}"]).parallel == ParallelPlan(tp=2)
+    recipe = load_text("parallel: {tp: 2, layers_per_stage: [1, 2], recompute: {mode: selective, names: [ffn]}}")
+    assert load_text(dump(recipe)) == recipe
+    for wrong, kind in (("auot", "a text: 'auot'"), ("4", "an integer: 4"), ("", "nothing")):
+        with pytest.raises(
+            AthanorError, match=f"recipe:2: parallel is {kind}.*\n  → it should be a mapping.* or .*'auto'"
+        ):
+            load_text(f"name: x\nparallel: {wrong}")
 
 
 def test_all_problems_at_once_in_the_order_of_the_lines(tmp_path):
