@@ -207,16 +207,21 @@ _LAYOUTS = {
 
 
 def _sum(r: random.Random) -> str:
-    """One line of an exercise sheet, in the range that the problems' steps need."""
-    kind = r.randrange(6)  # sums and differences are harder to learn than the times table: two of three lines
-    if kind < 2:
-        a, b = r.randint(2, 81), r.randint(2, 9)
-        return f"{a} + {b} = {a + b}"
-    if kind < 4:
-        a, b = r.randint(11, 90), r.randint(2, 9)
-        return f"{a} - {b} = {a - b}" if r.random() < 0.4 else f"{a} - {a - b} = {b}"
-    a, b = r.randint(2, 9), r.randint(2, 9)
-    return f"{a} × {b} = {a * b}" if kind == 4 else f"{a * b} ÷ {a} = {b}"
+    """One line of an exercise sheet, with the numbers that the problems' steps have.
+
+    Sums and differences are harder to learn than the times table: four lines of five.
+    """
+    kind = r.randrange(10)
+    a, b, c = r.randint(2, 9), r.randint(2, 9), r.randint(2, 9)
+    if kind < 4:  # a product or a number up to 59, and a digit more
+        first = a * b if r.random() < 0.4 else r.randint(2, 59)
+        return f"{first} + {c} = {first + c}"
+    if kind < 6:
+        first = r.randint(11, 59)
+        return f"{first} - {c} = {first - c}"
+    if kind < 8:  # change: what was paid, less what things cost
+        return f"{a * b + c} - {a * b} = {c}"
+    return f"{a} × {b} = {a * b}" if kind == 8 else f"{a * b} ÷ {a} = {b}"
 
 
 def documents(n: int, seed: int, split: Split = "train", options: dict[str, Any] | None = None) -> Iterator[Document]:

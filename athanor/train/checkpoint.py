@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -79,14 +79,16 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> int:
     return sum(entry["bytes"] for entry in listed.values())
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, naming the file; None if every byte is as it was written."""
+def damage(folder: Path, share: slice = slice(None)) -> str | None:
+    """What is wrong with a checkpoint folder, naming the file; None if every byte is as it was written.
+
+    ``share`` picks some of the files, so that many ranks can each look at a part.
+    """
     try:
         manifest = files.read_json(folder / _MANIFEST)
         if manifest["format"] != FORMAT:
             return f"{folder / _MANIFEST}: format {manifest['format']}, this version reads {FORMAT}"
-        listed = manifest["files"].items()
-        for name, entry in listed:
+        for name, entry in sorted(manifest["files"].items())[share]:
             path = folder / name
             if not path.exists():
                 return f"{path}: missing"
@@ -124,11 +126,50 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
+class CheckpointIO(Protocol):
+    """How a checkpoint folder is written, checked and read, by one process or by many together."""
+
+    def write(self, folder: Path, step: int, state: Mapping[str, Any]) -> int:
+        """Write the folder atomically; its size in bytes."""
+        ...
+
+    def damage(self, folder: Path) -> str | None:
+        """What is wrong with a folder, or None."""
+        ...
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """The state that was written (each process its part of it)."""
+        ...
+
+    def agree(self, find: Callable[[], int | None]) -> int | None:
+        """What ``find`` says on the process that decides; an error of it is raised by all."""
+        ...
+
+
+class LocalCheckpoints:
+    """One process writes and reads everything."""
+
+    def write(self, folder: Path, step: int, state: Mapping[str, Any]) -> int:
+        return write_checkpoint(folder, step, state)
+
+    def damage(self, folder: Path) -> str | None:
+        return damage(folder)
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        return read_checkpoint(folder)
+
+    def agree(self, find: Callable[[], int | None]) -> int | None:
+        return find()
+
+
 class CheckpointStore:
     """The checkpoints of one run: at most ``keep`` whole ones, at most one being written."""
 
-    def __init__(self, run: RunDir, keep: int, warn: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, run: RunDir, keep: int, warn: Callable[[str], None] = lambda text: None, io: CheckpointIO | None = None
+    ) -> None:
         self.run, self.keep, self.warn = run, keep, warn
+        self.io: CheckpointIO = io or LocalCheckpoints()
         self._thread: threading.Thread | None = None
         self._error: AthanorError | None = None
 
@@ -165,9 +206,9 @@ class CheckpointStore:
         folder = self.run.checkpoints_dir / f"step-{step}"
         begun = time.perf_counter()
         try:
-            size = write_checkpoint(folder, step, state)
+            size = self.io.write(folder, step, state)
             self.run.event("checkpoint", step=step, bytes=size, write_s=round(time.perf_counter() - begun, 3))
-            for _, old in self.folders()[self.keep :]:
+            for _, old in [] if self.run.follower else self.folders()[self.keep :]:
                 files.remove_tree(old)
         except BaseException as raised:  # noqa: B036 - torch's CheckpointException is a BaseException
             self._error = self._explain(step, _cause(raised), state)
@@ -197,20 +238,22 @@ class CheckpointStore:
             self.warn(f"{self.run.events_path}: {unwritable}")
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest undamaged checkpoint; None if the run has none.
+        """(step, state) of the newest undamaged checkpoint; None if the run has none."""
+        step = self.io.agree(self._find_undamaged)
+        return None if step is None else (step, self.io.read(self.run.checkpoints_dir / f"step-{step}"))
 
-        A damaged one is named in an event, set aside as ``step-N.damaged`` and the one before it taken. If all are
-        damaged an ``AthanorError`` says so: starting over without a word would hide it.
+    def _find_undamaged(self) -> int | None:
+        """The newest good step. A damaged one is named in an event, set aside as ``step-N.damaged`` and the one before
+        it taken. If all are damaged an ``AthanorError`` says so: starting over without a word would hide it.
         """
         for leftover in self.run.checkpoints_dir.glob(f"*{files.TMP_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)
         bad: list[tuple[int, Path, str]] = []
         for step, folder in self.folders():
-            reason = damage(folder)
+            reason = self.io.damage(folder)
             if reason is None:
-                state = read_checkpoint(folder)
                 self._set_aside(bad, step)
-                return step, state
+                return step
             bad.append((step, folder, reason))
         if bad:
             raise AthanorError(

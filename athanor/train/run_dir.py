@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from athanor import files
 from athanor.errors import AthanorError
+from athanor.ranks import is_main
 
 _FLUSH_EVERY_S = 1.0
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -90,8 +91,30 @@ class LineLog:
             self._fd = -1
 
 
+class _NoLog(LineLog):
+    """The log of a process that does not write: the first one of its group does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, record: Mapping[str, Any]) -> bool:
+        return False
+
+    def flush(self, sync: bool = False) -> int:
+        return 0
+
+    def truncate(self, size_bytes: int) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
 class RunDir:
-    """``recipe.yaml``, ``metrics.jsonl``, ``events.jsonl``, ``checkpoints/``, ``model/``, ``report.html``, ``DONE``."""
+    """``recipe.yaml``, ``metrics.jsonl``, ``events.jsonl``, ``checkpoints/``, ``model/``, ``report.html``, ``DONE``.
+
+    In a launched group only the first process writes logs, events and markers, and holds the lock (``follower`` False).
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -105,7 +128,8 @@ class RunDir:
         self.model_dir = self.path / "model"
         self.report_path = self.path / "report.html"
         self.done_path = self.path / "DONE"
-        self._metrics: LineLog | None = None
+        self.follower = not is_main()
+        self._metrics: LineLog | None = _NoLog() if self.follower else None
         self._lock_fd: int | None = None
 
     @classmethod
@@ -164,6 +188,8 @@ class RunDir:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event at once; safe from any thread."""
+        if self.follower:
+            return
         line = _encode(jsonable({"time": time.time(), "kind": kind, **fields}))
         fd = os.open(self.events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -178,12 +204,14 @@ class RunDir:
 
     def mark_done(self, **info: Any) -> None:
         """Write the ``DONE`` marker, last of all."""
+        if self.follower:
+            return
         files.write_json(self.done_path, jsonable({"time": time.time(), **info}))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory against a second writer; the lock goes with the process, however it ends."""
-        if self._lock_fd is not None:
+        if self._lock_fd is not None or self.follower:
             yield
             return
         fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -206,7 +234,7 @@ class RunDir:
 
     def close(self) -> None:
         """Flush and close the metrics log."""
-        if self._metrics is not None:
+        if self._metrics is not None and not self.follower:
             self._metrics.close()
             self._metrics = None
 

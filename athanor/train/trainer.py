@@ -25,16 +25,16 @@ from athanor.train import flops
 from athanor.train.allocator import keep_freed_memory
 from athanor.train.callbacks import Callback, StepInfo, overridden
 from athanor.train.checkpoint import CheckpointStore
-from athanor.train.compiling import NO_COMPILER, compile_blocks
+from athanor.train.compiling import NO_COMPILER
+from athanor.train.engine import EngineFactory, LocalEngine, Sums
 from athanor.train.metrics import Board, Meter, PeakMemory
 from athanor.train.objective import CausalLM, Objective
-from athanor.train.optimizer import AdamW, StepStats
-from athanor.train.precision import compute_dtype
+from athanor.train.optimizer import StepStats
 from athanor.train.progress import ProgressView
 from athanor.train.rng import rng_state, seed_all, set_rng_state
 from athanor.train.run_dir import RunDir
 from athanor.train.schedule import learning_rate
-from athanor.train.stages import Stage, batch_to, evaluate
+from athanor.train.stages import Stage
 from athanor.train.stop import Stopped, StopSignals
 
 #: After so many updates in a row with a gradient that is not finite the run cannot recover by itself.
@@ -68,7 +68,8 @@ class Trainer:
     The model must have its initial float32 weights and be on its device. While training its parameters are in the
     compute precision; after ``fit`` they are float32 again. ``objective`` turns a batch into a loss sum and a weight;
     the mean is taken once, over the global batch, so the size of micro-batches does not change the result.
-    ``quiet`` shows nothing; ``resumable=False`` writes no checkpoints (short experiments that are simply run again).
+    ``engine`` carries a step out: in this process, or over ranks. ``quiet`` shows nothing; ``resumable=False`` writes
+    no checkpoints (short experiments that are simply run again).
     """
 
     def __init__(
@@ -83,17 +84,20 @@ class Trainer:
         eval_objective: Objective | None = None,
         quiet: bool = False,
         resumable: bool = True,
+        engine: EngineFactory = LocalEngine,
     ) -> None:
         if not stages:
             raise AthanorError("no stage to train", where="train.stages")
-        self.model, self.objective, self.stages = model, objective, list(stages)
+        self.objective, self.stages = objective, list(stages)
         self.recipe, self.run, self.seed = recipe, run_dir, seed
-        self.quiet, self.resumable = quiet, resumable
+        self.resumable = resumable
         self.callbacks = list(callbacks)
         self.eval_objective: Objective = eval_objective or CausalLM()
-        self.device = next(model.parameters()).device
-        self.dtype = compute_dtype(recipe.precision, self.device)
-        self.optimizer = AdamW(model, recipe.optimizer, self.dtype)
+        self.config = model.config
+        self.engine = engine(model, recipe)
+        self._silent = quiet or not self.engine.is_main
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.device, self.dtype = self.engine.device, self.engine.dtype
         self.total_steps = sum(stage.total_steps for stage in self.stages)
         self.step = self.tokens = 0
         self.resumed_from: int | None = None
@@ -116,7 +120,7 @@ class Trainer:
                 self._run_stage(index)
             for callback in self.callbacks:
                 callback.on_end(self)
-        self.optimizer.release()
+        self.engine.release()
         return FitResult(self.step, self.tokens, self.resumed_from, self.last_eval)
 
     @contextmanager
@@ -124,9 +128,10 @@ class Trainer:
         """Everything that is opened for a run and must be closed however it ends."""
         with ExitStack() as stack:
             stack.enter_context(self.run.locked())
-            self.view = ProgressView(self.total_steps, Console(quiet=True) if self.quiet else None)
+            self.view = ProgressView(self.total_steps, Console(quiet=True) if self._silent else None)
             stack.callback(self.view.close)
-            self.store = CheckpointStore(self.run, self.recipe.keep_checkpoints, warn=self.view.say)
+            io = self.engine.checkpoints
+            self.store = CheckpointStore(self.run, self.recipe.keep_checkpoints, warn=self.view.say, io=io)
             stack.callback(self.store.wait, raise_error=False)
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
@@ -134,7 +139,7 @@ class Trainer:
                 keep_freed_memory()
             stack.enter_context(_deterministic(self.recipe.deterministic and self.device.type == "cpu"))
             self.signals = stack.enter_context(StopSignals())
-            if self.recipe.compile and not compile_blocks(self.model, self.device):
+            if self.recipe.compile and not self.engine.compile():
                 self.run.event("not_compiled", why=NO_COMPILER)
                 self.view.say(f"{NO_COMPILER}: training goes on without torch.compile, slower")
             self.peak, peak_source = flops.peak_flops(self.device, self.dtype)
@@ -164,7 +169,7 @@ class Trainer:
         begun, tokens = time.perf_counter(), self.tokens
         first_step = self.step - sum(before.total_steps for before in self.stages[:index])
         if stage.rope_theta is not None:
-            self.model.set_rope_theta(stage.rope_theta)
+            self.engine.set_rope_theta(stage.rope_theta)
         if stage.schedule.warmup_steps >= stage.total_steps:
             self.run.event("warmup_never_ends", stage=stage.name, steps=stage.total_steps)
         for callback in self.callbacks:
@@ -199,7 +204,7 @@ class Trainer:
             callback.on_gradients(self.step + 1, self.model, self.optimizer)
         if work.weight > 0:
             stats = self.optimizer.step(lr, self.recipe.clip_norm)
-            self.model.post_step()
+            self.engine.post_step()
         else:
             stats = StepStats(torch.zeros(()), torch.zeros(()))
         self._skips = self._skips + stats.skipped
@@ -211,22 +216,24 @@ class Trainer:
             self._report(stage, stage_step, lr, work, sums, stats)
 
     def _flops(self, work: Work) -> int:
-        return flops.train_flops(self.model.config, work.tokens, work.pairs, work.targets)
+        return flops.train_flops(self.config, work.tokens, work.pairs, work.targets)
 
     def _work(self, stage: Stage, stage_step: int) -> Work:
-        """This step's batches. On an accelerator the next ones are fetched meanwhile, if they do not need the model.
+        """This step's batches, with sums over all processes.
 
-        On a CPU a second thread would only take the cores' time from the step itself.
+        On an accelerator the next ones are fetched meanwhile, if they do not need the model. On a CPU a second thread
+        would only take the cores' time from the step itself.
         """
-        work = self._next.result() if self._next is not None else self._prepare(stage, stage_step)
+        mine = self._next.result() if self._next is not None else self._prepare(stage, stage_step)
         self._next = None
         ahead = self.device.type != "cpu" and getattr(stage.source, "prefetch", False)
         if ahead and stage_step + 1 < stage.total_steps:
             self._next = self._pool.submit(self._prepare, stage, stage_step + 1)
-        return work
+        weight, *counts = self.engine.total([mine.weight, mine.tokens, mine.targets, mine.pairs])
+        return Work(mine.batches, weight, *map(int, counts))
 
     def _prepare(self, stage: Stage, stage_step: int) -> Work:
-        batches = stage.source.micro_batches(stage_step, self.model)
+        batches = self.engine.micro_batches(stage.source, stage_step)
         lens = [n for batch in batches for row in batch.doc_lens for n in row]
         for batch in batches:
             if "n_targets" not in batch.meta:
@@ -236,28 +243,18 @@ class Trainer:
             weight=sum(self.objective.weight(batch) for batch in batches),
             tokens=sum(batch.input_ids_BT.numel() for batch in batches),
             targets=sum(batch.meta["n_targets"] for batch in batches),
-            pairs=flops.attended_pairs(lens, "causal", self.model.config.sliding_window),
+            pairs=flops.attended_pairs(lens, "causal", self.config.sliding_window),
         )
 
-    def _forward_backward(self, work: Work) -> dict[str, tuple[Any, float]]:
-        """Accumulate the gradient of (sum of losses) / (weight of the whole batch); returns the summed metrics."""
-        sums: dict[str, tuple[Any, float]] = {}
+    def _forward_backward(self, work: Work) -> Sums:
+        """Gradients of (sum of losses) / (weight of the whole batch); returns this process's metric sums."""
         if work.weight <= 0:
             self.run.event("no_targets", step=self.step + 1)
-            return sums
-        for batch in work.batches:
-            loss = self.objective(self.model, batch_to(batch, self.device))
-            (loss.loss_sum / work.weight).backward()
-            self.optimizer.accumulate()
-            metrics = loss.metrics if "loss" in loss.metrics else {"loss": (loss.loss_sum.detach(), loss.weight)}
-            for name, (value, weight) in {**loss.metrics, **metrics}.items():
-                before = sums.get(name)
-                sums[name] = (value, weight) if before is None else (before[0] + value, before[1] + weight)
-        return sums
+            return {}
+        return self.engine.forward_backward(self.objective, work.batches, work.weight)
 
-    def _report(
-        self, stage: Stage, stage_step: int, lr: float, work: Work, sums: Mapping[str, Any], stats: StepStats
-    ) -> None:
+    def _report(self, stage: Stage, stage_step: int, lr: float, work: Work, sums: Sums, stats: StepStats) -> None:
+        sums = self.engine.totals_of(sums)
         means = {name: float(value) / weight if weight else float("nan") for name, (value, weight) in sums.items()}
         loss, norm, skipped = means.pop("loss", float("nan")), float(stats.grad_norm), bool(stats.skipped)
         if self._on_step:
@@ -356,7 +353,7 @@ class Trainer:
         # compiled code is for the shapes and the gradients of training: evaluation would compile everything again
         with torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext():
             return {
-                name: evaluate(self.model, self.eval_objective, batches() if callable(batches) else batches)
+                name: self.engine.evaluate(self.eval_objective, batches() if callable(batches) else batches)
                 for name, batches in stage.evals.items()
             }
 
@@ -364,7 +361,7 @@ class Trainer:
 
     def _checkpoint_if_due(self, stage_index: int, stage_step: int, stage_ended: bool) -> None:
         every = self.recipe.checkpoint_every_steps
-        stop = self.signals.received
+        stop = self.engine.agree(self.signals.received)
         finished = self.step == self.total_steps
         if self.resumable and (stage_ended or stop is not None or (every and stage_step % every == 0)):
             begun = time.perf_counter()
@@ -382,7 +379,7 @@ class Trainer:
         position = getattr(stage.source, "position", None)
         return {
             **self.optimizer.snapshot(),
-            "buffers": {name: buffer.detach().to("cpu", copy=True) for name, buffer in self._buffers().items()},
+            "buffers": {name: buffer.detach().to("cpu", copy=True) for name, buffer in self.engine.buffers().items()},
             "trainer": {
                 "step": self.step,
                 "stage": stage_index,
@@ -398,11 +395,6 @@ class Trainer:
             "rng": rng_state(self.device),
             "extra": {key: owner.state_dict() for key, owner in self._stateful().items()},
         }
-
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        """Buffers that belong to the model's state (a router's bias), not those it can compute again (RoPE tables)."""
-        stored = self.model.state_dict(keep_vars=True)
-        return {name: buffer for name, buffer in self.model.named_buffers() if name in stored}
 
     def _stage_list(self) -> list[list[Any]]:
         return [[stage.name, stage.total_steps] for stage in self.stages]
@@ -425,7 +417,7 @@ class Trainer:
             self._load(*found)
             self.run.event("resume", step=self.step, **self._start_event)
             self.view.say(f"resuming after step {self.step} of {self.total_steps}")
-        if self.recipe.tensorboard:
+        if self.recipe.tensorboard and self.engine.is_main:
             self.board = Board(self.run, purge_after_step=self.step)
         ends = 0
         for index, stage in enumerate(self.stages):
@@ -440,11 +432,11 @@ class Trainer:
         self._refuse_other_run(trainer, where)
         self.optimizer.restore(state, where)
         with torch.no_grad():
-            for name, buffer in self._buffers().items():
+            for name, buffer in self.engine.buffers().items():
                 buffer.copy_(state["buffers"][name])
         for stage in self.stages[: trainer["stage"] + 1]:
             if stage.rope_theta is not None:
-                self.model.set_rope_theta(stage.rope_theta)
+                self.engine.set_rope_theta(stage.rope_theta)
         self.step, self.tokens = trainer["step"], trainer["tokens"]
         self.last_eval, self._skipped_in_a_row = trainer["last_eval"], trainer["skipped_in_a_row"]
         self.resumed_from = self.step

@@ -9,6 +9,7 @@ from tiny import CONFIG, Noise, TinyLoader, lines, make_model, make_stages, make
 from athanor.data.types import IGNORE
 from athanor.errors import AthanorError
 from athanor.recipe.schema import ScheduleRecipe
+from athanor.train import engine as engine_module
 from athanor.train import trainer as trainer_module
 from athanor.train.callbacks import Callback
 from athanor.train.objective import CausalLM, Loss
@@ -101,7 +102,7 @@ def test_evaluation_at_stage_ends_and_within(tmp_path):
 
 def test_equal_evaluation_is_not_taken_twice(tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *a: taken.append(1) or evaluate(*a))
+    monkeypatch.setattr(engine_module, "evaluate", lambda *a: taken.append(1) or evaluate(*a))
     source = PackedSource(TinyLoader(16), BatchPlan(16, 32))
     evals = {"held_out": [TinyLoader(16, seed=77).rows(0, 1)]}
     stages = [Stage(name, source, 2, FLAT, evals=evals) for name in ("a", "b")]
