@@ -1,0 +1,301 @@
+"""Running the stages of a pipeline: torch's schedules for training, a plain wave for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from athanor.data.types import Batch
+from athanor.errors import AthanorError
+from athanor.model.config import ModelConfig
+from athanor.model.decoder import Context
+from athanor.parallel.mesh import Ranks
+from athanor.parallel.plan import ParallelPlan, ScheduleName
+from athanor.parallel.stages import Stage, Visit, carries_router_loss, placement
+from athanor.train.objective import Objective
+
+Metrics = dict[str, tuple[Any, float]]
+
+
+class Pipeline:
+    """The stages of this rank, and the ranks before and behind it. All ranks of a pipeline call the same methods at the
+    same time with the same batches.
+
+    ``dtype`` is the precision of what passes between stages: the one that the blocks compute in (default: that of the
+    weights). Sizes: hidden states [B, T, D] of a batch [B, T], T / tp of them with sequence parallel.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        ranks: Ranks,
+        plan: ParallelPlan,
+        config: ModelConfig,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.stages, self.plan, self.config = list(stages), plan, config
+        self.device, self.group, self.at = ranks.device, ranks.group("pp"), ranks.at("pp")
+        self.dtype = dtype or self.stages[0].dtype
+        self.places = placement(plan)
+        self.has_last = self.places[-1] == self.at
+        self._with_aux = carries_router_loss(self.stages[0])
+        self._key: tuple[int, ...] = ()
+        self._schedule: Any = None
+
+    def set_rope_theta(self, theta: float) -> None:
+        """Change the RoPE base in every stage (a training stage may)."""
+        for stage in self.stages:
+            stage.set_rope_theta(theta)
+
+    def forward_backward(self, objective: Objective, batches: Sequence[Batch], weight: float) -> Metrics:
+        """One optimizer step's micro-batches (all of one [B, T]): adds the gradients of Σ loss_sum / ``weight`` to the
+        parameters of this rank's stages, and gives the objective's metrics, each a (sum, weight) over ``batches``, on
+        every rank. FSDP reduces once, behind the last micro-batch. AthanorError for too few micro-batches.
+        """
+        check_micro_batches(self.plan, len(batches))
+        shapes = {tuple(batch.input_ids_BT.shape) for batch in batches}
+        if len(shapes) > 1:
+            raise AthanorError(
+                f"micro-batches of one step have different shapes: {sorted(shapes)}",
+                where="parallel.pp",
+                fix="rows and lengths that are equal in all micro-batches",
+            )
+        step = _Step(self, objective, batches, weight)
+        schedule = self._schedule_for(len(batches), *shapes.pop())
+        for stage in self._torch_stages:
+            stage.step = step
+        with self._tied_gradients():
+            # The target tells torch's last stage how many losses to take; our losses come out of the stage itself.
+            schedule.step(target=torch.arange(len(batches)) if self.has_last else None, return_outputs=False)
+        return self._share(step.metrics)
+
+    @torch.no_grad()
+    def forward(self, objective: Objective, batches: Sequence[Batch]) -> Metrics:
+        """The same sums without gradients and in evaluation mode, for any number of micro-batches of any shapes."""
+        step = _Step(self, objective, batches, 1.0)
+        training = [stage.training for stage in self.stages]
+        try:
+            for stage in self.stages:
+                stage.eval()
+            self._wave(step)
+        finally:
+            for stage, mode in zip(self.stages, training, strict=True):
+                stage.train(mode)
+        return self._share(step.metrics)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def _schedule_for(self, n_micro: int, n_rows: int, n_tokens: int) -> Any:
+        """torch's schedule for these sizes; the last one is kept, with its receive buffers."""
+        if self._key != (n_micro, n_rows, n_tokens):
+            self._schedule = None  # free the old buffers first
+            self._torch_stages = [self._torch_stage(stage, n_rows, n_tokens) for stage in self.stages]
+            self._schedule = build_schedule(self.plan.schedule, self._torch_stages, n_micro)
+            self._key = (n_micro, n_rows, n_tokens)
+        return self._schedule
+
+    def _torch_stage(self, stage: Stage, n_rows: int, n_tokens: int) -> Any:
+        """Shapes are given, so that torch runs no inference of its own."""
+        flow = tuple(self._flow(n_rows, n_tokens, torch.device("meta")))
+        loss = torch.empty((), dtype=torch.promote_types(self.dtype, torch.float32), device="meta", requires_grad=True)
+        return _stage_class()(
+            stage,
+            stage.index,
+            self.plan.stages,
+            self.device,
+            input_args=() if stage.is_first else flow,
+            output_args=(loss,) if stage.is_last else flow,
+            group=self.group,
+        )
+
+    def _flow(self, n_rows: int, n_tokens: int, device: torch.device) -> list[torch.Tensor]:
+        """Empty tensors like those that pass between two stages."""
+        sequence = self.plan.tp if self.plan.sp else 1
+        shape = (n_rows, n_tokens // sequence, self.config.hidden_size)
+        grad = device.type == "meta"  # torch makes room for the gradients of what is marked so
+        flow = [torch.empty(shape, dtype=self.dtype, device=device, requires_grad=grad)]
+        if self._with_aux:
+            wide = torch.promote_types(self.dtype, torch.float32)
+            flow.append(torch.empty((), dtype=wide, device=device, requires_grad=grad))
+        return flow
+
+    @contextmanager
+    def _tied_gradients(self) -> Iterator[None]:
+        """Around a step: with tied embeddings, what the step has added to the gradient of either matrix (embedding in
+        the first stage, head in the last) is added to the other one too, so that both stay equal."""
+        ends = [stage for stage in self.stages if stage.is_first or stage.is_last]
+        if not self.config.tie_word_embeddings or not ends or not ends[0].embed_tokens.weight.requires_grad:
+            yield
+            return
+        before = [None if (grad := _tied_gradient(stage)) is None else grad.clone() for stage in ends]
+        yield
+        with torch.no_grad():
+            grads = [_tied_gradient(stage) for stage in ends]
+            added = []
+            for grad, old in zip(grads, before, strict=True):
+                assert grad is not None
+                added.append(grad.clone() if old is None else grad - old)
+            if len(ends) == 1:
+                other = torch.empty_like(added[0])
+                peer = self.places[-1] if ends[0].is_first else self.places[0]
+                ops = [
+                    dist.P2POp(dist.isend, added[0], group=self.group, group_peer=peer),
+                    dist.P2POp(dist.irecv, other, group=self.group, group_peer=peer),
+                ]
+                for work in dist.batch_isend_irecv(ops):
+                    work.wait()
+                added.append(other)
+            for grad, more in zip(grads, reversed(added), strict=False):
+                assert grad is not None
+                grad += more
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def _wave(self, step: _Step) -> None:
+        """All stages over all micro-batches. Every rank walks the same list, so that sends and receives of any two
+        ranks come in one order: no deadlock, also where a send waits for its receive."""
+        mine = {stage.index: stage for stage in self.stages}
+        inbox: dict[tuple[int, int], tuple[list[torch.Tensor], list[Any]]] = {}
+        sent: list[tuple[Any, Any]] = []
+        for s, i in forward_order(self.plan, len(step.batches)):
+            behind = self.places[s + 1] if s + 1 < self.plan.stages else None
+            if s in mine:
+                tensors, works = inbox.pop((s, i), ([], []))
+                for work in works:
+                    work.wait()
+                out = step.run(mine[s], i, tensors)
+                if behind == self.at:
+                    inbox[s + 1, i] = (list(out), [])
+                elif behind is not None:
+                    out = [x.contiguous() for x in out]
+                    sent += [(dist.isend(x, group=self.group, group_dst=behind), x) for x in out]
+            elif behind == self.at:
+                n_rows, n_tokens = step.batches[i].input_ids_BT.shape
+                buffers = self._flow(n_rows, n_tokens, self.device)
+                source = self.places[s]
+                inbox[s + 1, i] = (buffers, [dist.irecv(x, group=self.group, group_src=source) for x in buffers])
+        for work, _ in sent:
+            work.wait()
+
+    def _share(self, metrics: Metrics) -> Metrics:
+        """The last stage's sums on every rank of the pipeline."""
+        box = [{name: (float(total), weight) for name, (total, weight) in metrics.items()}]
+        last = dist.get_global_rank(self.group, self.places[-1])
+        dist.broadcast_object_list(box, src=last, group=self.group, device=self.device)
+        return dict(box[0])
+
+
+class _Step:
+    """The micro-batches of one call, and what this rank's stages share of each: positions, RoPE tables and packing are
+    made when its first stage runs and let go behind its last one."""
+
+    def __init__(self, pipeline: Pipeline, objective: Objective, batches: Sequence[Batch], weight: float) -> None:
+        self.pipeline, self.objective, self.batches, self.weight = pipeline, objective, batches, weight
+        self.metrics: Metrics = {}
+        self._contexts: dict[int, Context] = {}
+
+    def run(self, stage: Stage, i: int, received: Sequence[torch.Tensor]) -> Any:
+        """``stage`` over micro-batch ``i``; ``received``: nothing for the first stage, else the last one's output."""
+        batch, pipeline = self.batches[i], self.pipeline
+        if i not in self._contexts:
+            self._contexts[i] = pipeline.stages[0].context(
+                batch.input_ids_BT, batch.positions_BT, batch.doc_lens, dtype=pipeline.dtype
+            )
+        context = self._contexts[i]
+        if stage is pipeline.stages[-1]:
+            del self._contexts[i]
+        h_BTD, aux = (*received, None, None)[:2]
+        visit = Visit(batch, context, self.objective, self.weight, aux)
+        out = stage(h_BTD, visit)
+        if visit.loss is not None:
+            for name, (total, weight) in visit.loss.metrics.items():
+                old = self.metrics.get(name, (0.0, 0.0))
+                self.metrics[name] = (old[0] + total, old[1] + weight)
+        elif out[0].dtype != pipeline.dtype:  # bytes would be read as another type on the other side
+            raise AthanorError(f"stage {stage.index} gives {out[0].dtype}, the pipeline passes {pipeline.dtype}")
+        return out
+
+
+def check_micro_batches(plan: ParallelPlan, count: int) -> None:
+    """AthanorError where a schedule cannot run ``count`` micro-batches a step."""
+    least = plan.stages if plan.schedule == "dualpipev" else plan.pp
+    every = plan.pp if plan.schedule == "interleaved_1f1b" else 1
+    if count < least or count % every:
+        wanted = f"at least {least}" if count < least else f"a multiple of {every}"
+        raise AthanorError(
+            f"{count} micro-batches a step, schedule {plan.schedule} over pp {plan.pp} needs {wanted}",
+            where="parallel.pp",
+            fix="smaller micro-batches or a larger global batch",
+        )
+
+
+def forward_order(plan: ParallelPlan, n_micro: int) -> list[tuple[int, int]]:
+    """All (stage, micro-batch) in an order that keeps every rank busy: groups of pp micro-batches go through one turn
+    of the ranks after the other, as in the warm-up of interleaved 1F1B. A stage comes behind the one it waits for."""
+
+    def tick(pair: tuple[int, int]) -> tuple[int, int]:
+        (turn, place), (group, within) = divmod(pair[0], plan.pp), divmod(pair[1], plan.pp)
+        return (group * plan.vpp + turn) * plan.pp + place + within, pair[0]
+
+    return sorted(((s, i) for s in range(plan.stages) for i in range(n_micro)), key=tick)
+
+
+def build_schedule(name: ScheduleName, stages: Sequence[Any], n_micro: int) -> Any:
+    """torch's schedule over this rank's ``PipelineStage`` values. The last stage's output is its loss; gradients are
+    summed as they are, for the loss is divided already."""
+    from torch.distributed.pipelining import schedules
+
+    kinds: dict[ScheduleName, Any] = {
+        "gpipe": schedules.ScheduleGPipe,
+        "1f1b": schedules.Schedule1F1B,
+        "interleaved_1f1b": schedules.ScheduleInterleaved1F1B,
+        "zbv": schedules.ScheduleZBVZeroBubble,
+        "dualpipev": schedules.ScheduleDualPipeV,
+    }
+    single = name in ("gpipe", "1f1b")
+    return kinds[name](stages[0] if single else list(stages), n_micro, loss_fn=_the_loss_itself, scale_grads=False)
+
+
+def _the_loss_itself(loss: torch.Tensor, _target: torch.Tensor) -> torch.Tensor:
+    return loss
+
+
+@cache
+def _stage_class() -> Any:
+    """torch's PipelineStage with our stages: imported when a pipeline is built, not with this module."""
+    from torch.distributed.pipelining import PipelineStage
+
+    class _TorchStage(PipelineStage):
+        step: _Step
+
+        def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+            self._micro_batch = fwd_chunk_id
+            try:
+                return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+            except RuntimeError as error:
+                if isinstance(error.__cause__, AthanorError):  # torch wraps it: show what is wrong, not where it passed
+                    raise error.__cause__ from None
+                raise
+
+        def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+            assert isinstance(self.submod, Stage)
+            return self.step.run(self.submod, self._micro_batch, args)
+
+    return _TorchStage
+
+
+def _tied_gradient(stage: Stage) -> torch.Tensor | None:
+    """This rank's part of the embedding's gradient; of a module that FSDP has sharded, its shard."""
+    for module in stage.modules():
+        if isinstance(module, FSDPModule):  # outside a step its parameters are the shards
+            module.reshard()
+    grad = stage.embed_tokens.weight.grad
+    with torch.no_grad():
+        return grad.to_local() if isinstance(grad, DTensor) else grad
