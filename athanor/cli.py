@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from athanor import __version__
-from athanor.commands import lab, models, recipe, stages
+from athanor.commands import lab, launch, models, recipe, stages
 from athanor.errors import AthanorError
 from athanor.inference import commands as talk
 
@@ -75,6 +75,7 @@ def _root(
 
 app.add_typer(recipe.app, name="recipe")
 stages.register(app)
+launch.register(app)
 talk.register(app)
 models.register(app)
 app.add_typer(lab.app, name="lab")
