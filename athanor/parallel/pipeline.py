@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -29,7 +30,8 @@ class Pipeline:
     same time with the same batches.
 
     ``dtype`` is the precision of what passes between stages: the one that the blocks compute in (default: that of the
-    weights). Sizes: hidden states [B, T, D] of a batch [B, T], T / tp of them with sequence parallel.
+    weights). Sizes: hidden states [B, T, D] of a batch [B, T], T / tp of them with sequence parallel (as the tensor
+    parallel room does it: where tp divides T).
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Pipeline:
         self.places = placement(plan)
         self.has_last = self.places[-1] == self.at
         self._with_aux = carries_router_loss(self.stages[0])
-        self._key: tuple[int, ...] = ()
+        self._built = (0, 0, 0)
         self._schedule: Any = None
 
     def set_rope_theta(self, theta: float) -> None:
@@ -55,20 +57,23 @@ class Pipeline:
             stage.set_rope_theta(theta)
 
     def forward_backward(self, objective: Objective, batches: Sequence[Batch], weight: float) -> Metrics:
-        """One optimizer step's micro-batches (all of one [B, T]): adds the gradients of Σ loss_sum / ``weight`` to the
-        parameters of this rank's stages, and gives the objective's metrics, each a (sum, weight) over ``batches``, on
-        every rank. FSDP reduces once, behind the last micro-batch. AthanorError for too few micro-batches.
+        """One optimizer step's micro-batches: adds the gradients of Σ loss_sum / ``weight`` to the parameters of this
+        rank's stages, and gives the objective's metrics, each a (sum, weight) over ``batches``, on every rank.
+
+        All have the same number of rows; where lengths differ (context parallel pads documents, not rows), what passes
+        between stages is padded to the longest. FSDP reduces once, behind the last micro-batch. AthanorError for too
+        few micro-batches and for different numbers of rows.
         """
         check_micro_batches(self.plan, len(batches))
-        shapes = {tuple(batch.input_ids_BT.shape) for batch in batches}
-        if len(shapes) > 1:
+        rows = {batch.input_ids_BT.shape[0] for batch in batches}
+        if len(rows) > 1:
             raise AthanorError(
-                f"micro-batches of one step have different shapes: {sorted(shapes)}",
+                f"micro-batches of one step have different numbers of rows: {sorted(rows)}",
                 where="parallel.pp",
-                fix="rows and lengths that are equal in all micro-batches",
+                fix="as many rows in each micro-batch",
             )
-        step = _Step(self, objective, batches, weight)
-        schedule = self._schedule_for(len(batches), *shapes.pop())
+        schedule = self._schedule_for(len(batches), rows.pop(), max(map(self._length, batches)))
+        step = _Step(self, objective, batches, weight, self._built[2])
         for stage in self._torch_stages:
             stage.step = step
         with self._tied_gradients():
@@ -92,18 +97,25 @@ class Pipeline:
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def _schedule_for(self, n_micro: int, n_rows: int, n_tokens: int) -> Any:
-        """torch's schedule for these sizes; the last one is kept, with its receive buffers."""
-        if self._key != (n_micro, n_rows, n_tokens):
+    def _length(self, batch: Batch) -> int:
+        """Tokens of a row that pass between two stages."""
+        n_tokens = batch.input_ids_BT.shape[1]
+        spread = self.plan.sp and n_tokens % self.plan.tp == 0
+        return n_tokens // self.plan.tp if spread else n_tokens
+
+    def _schedule_for(self, n_micro: int, n_rows: int, length: int) -> Any:
+        """torch's schedule for these sizes. The last one is kept, with its receive buffers, and serves again while its
+        length is enough and at most a quarter too long."""
+        if self._built[:2] != (n_micro, n_rows) or not length <= self._built[2] <= 1.25 * length:
             self._schedule = None  # free the old buffers first
-            self._torch_stages = [self._torch_stage(stage, n_rows, n_tokens) for stage in self.stages]
+            self._torch_stages = [self._torch_stage(stage, n_rows, length) for stage in self.stages]
             self._schedule = build_schedule(self.plan.schedule, self._torch_stages, n_micro)
-            self._key = (n_micro, n_rows, n_tokens)
+            self._built = (n_micro, n_rows, length)
         return self._schedule
 
-    def _torch_stage(self, stage: Stage, n_rows: int, n_tokens: int) -> Any:
+    def _torch_stage(self, stage: Stage, n_rows: int, length: int) -> Any:
         """Shapes are given, so that torch runs no inference of its own."""
-        flow = tuple(self._flow(n_rows, n_tokens, torch.device("meta")))
+        flow = tuple(self._flow(n_rows, length, torch.device("meta")))
         loss = torch.empty((), dtype=torch.promote_types(self.dtype, torch.float32), device="meta", requires_grad=True)
         return _stage_class()(
             stage,
@@ -115,11 +127,10 @@ class Pipeline:
             group=self.group,
         )
 
-    def _flow(self, n_rows: int, n_tokens: int, device: torch.device) -> list[torch.Tensor]:
+    def _flow(self, n_rows: int, length: int, device: torch.device) -> list[torch.Tensor]:
         """Empty tensors like those that pass between two stages."""
-        sequence = self.plan.tp if self.plan.sp else 1
-        shape = (n_rows, n_tokens // sequence, self.config.hidden_size)
         grad = device.type == "meta"  # torch makes room for the gradients of what is marked so
+        shape = (n_rows, length, self.config.hidden_size)
         flow = [torch.empty(shape, dtype=self.dtype, device=device, requires_grad=grad)]
         if self._with_aux:
             wide = torch.promote_types(self.dtype, torch.float32)
@@ -177,8 +188,8 @@ class Pipeline:
                     out = [x.contiguous() for x in out]
                     sent += [(dist.isend(x, group=self.group, group_dst=behind), x) for x in out]
             elif behind == self.at:
-                n_rows, n_tokens = step.batches[i].input_ids_BT.shape
-                buffers = self._flow(n_rows, n_tokens, self.device)
+                batch = step.batches[i]
+                buffers = self._flow(len(batch.input_ids_BT), self._length(batch), self.device)
                 source = self.places[s]
                 inbox[s + 1, i] = (buffers, [dist.irecv(x, group=self.group, group_src=source) for x in buffers])
         for work, _ in sent:
@@ -196,8 +207,11 @@ class _Step:
     """The micro-batches of one call, and what this rank's stages share of each: positions, RoPE tables and packing are
     made when its first stage runs and let go behind its last one."""
 
-    def __init__(self, pipeline: Pipeline, objective: Objective, batches: Sequence[Batch], weight: float) -> None:
+    def __init__(
+        self, pipeline: Pipeline, objective: Objective, batches: Sequence[Batch], weight: float, length: int = 0
+    ) -> None:
         self.pipeline, self.objective, self.batches, self.weight = pipeline, objective, batches, weight
+        self.length = length  # of a row between two stages, 0: as the micro-batch has it
         self.metrics: Metrics = {}
         self._contexts: dict[int, Context] = {}
 
@@ -212,15 +226,24 @@ class _Step:
         if stage is pipeline.stages[-1]:
             del self._contexts[i]
         h_BTD, aux = (*received, None, None)[:2]
+        own = pipeline._length(batch)
+        padding = max(0, self.length - own)
+        if h_BTD is not None and padding:
+            h_BTD = h_BTD[:, :own]
         visit = Visit(batch, context, self.objective, self.weight, aux)
         out = stage(h_BTD, visit)
         if visit.loss is not None:
             for name, (total, weight) in visit.loss.metrics.items():
                 old = self.metrics.get(name, (0.0, 0.0))
                 self.metrics[name] = (old[0] + total, old[1] + weight)
-        elif out[0].dtype != pipeline.dtype:  # bytes would be read as another type on the other side
-            raise AthanorError(f"stage {stage.index} gives {out[0].dtype}, the pipeline passes {pipeline.dtype}")
-        return out
+            return out
+        h_BTD, *rest = out
+        if h_BTD.dtype != pipeline.dtype or h_BTD.shape[1] != own:  # the other side would read the bytes as its own
+            raise AthanorError(
+                f"stage {stage.index} gives {h_BTD.dtype} {tuple(h_BTD.shape)}, "
+                f"the pipeline passes {pipeline.dtype} in rows of {own}"
+            )
+        return (F.pad(h_BTD, (0, 0, 0, padding)) if padding else h_BTD, *rest)
 
 
 def check_micro_batches(plan: ParallelPlan, count: int) -> None:
