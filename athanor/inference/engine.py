@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from athanor.errors import AthanorError
 from athanor.inference.sampling import Sampling, row_uniforms, sample
@@ -179,7 +178,7 @@ def _decode(
             rows_B, ids_B, limits_B = rows_B[kept_B], ids_B[kept_B], limits_B[kept_B]
         hidden_B1D, _ = model.hidden(ids_B[:, None], None, None, cache)
         cache.advance(1)
-        logits_BV = F.linear(hidden_B1D[:, 0], model.head_weight)
+        logits_BV = model.project(hidden_B1D[:, 0])
 
 
 def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n_new: int) -> tuple[KVCache, torch.Tensor]:
@@ -194,10 +193,10 @@ def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n_new: int) -> tu
         ids_UT[i, : len(prompt)] = torch.tensor(prompt)
     lens_U = torch.tensor([len(p) for p in distinct], device=device)
     dtype = next(model.parameters()).dtype
-    cache = KVCache(model.config, len(distinct), longest + n_new, dtype, device)
+    cache = KVCache(model.cache_config, len(distinct), longest + n_new, dtype, device)
     hidden_UTD, _ = model.hidden(ids_UT.to(device), None, None, cache)
     cache.advance(lens_U)
-    logits_UV = F.linear(hidden_UTD[torch.arange(len(distinct), device=device), lens_U - 1], model.head_weight)
+    logits_UV = model.project(hidden_UTD[torch.arange(len(distinct), device=device), lens_U - 1])
     if len(distinct) == len(prompts):
         return cache, logits_UV
     rows_B = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)

@@ -81,6 +81,8 @@ class Decoder(nn.Module):
         self.pack: Callable[..., Any] = Packing.of
         self.cross_entropy: Callable[..., torch.Tensor] = cross_entropy_sum
         self.token_logprob_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]] = token_logprobs
+        #: and the shape a KVCache for this model has (a rank may hold some of the heads)
+        self.cache_config = config
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -171,10 +173,11 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Logits [B, T, V] in the weights' dtype. ``doc_lens`` None: each row is one document."""
-        return F.linear(
-            self.hidden(input_ids_BT, positions_BT, doc_lens, cache)[0],
-            self.head_weight,
-        )
+        return self.project(self.hidden(input_ids_BT, positions_BT, doc_lens, cache)[0])
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the final norm [..., D] → logits [..., V]."""
+        return F.linear(hidden, self.head_weight)
 
     def loss(
         self,

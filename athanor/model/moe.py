@@ -30,7 +30,10 @@ class Router(nn.Module):
     def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns experts [N, k] (int64), weights [N, k] and probabilities [N, E] (both in at least float32)."""
         wide = torch.promote_types(x_ND.dtype, torch.float32)
-        logits_NE = F.linear(x_ND.to(wide), self.weight.to(wide))
+        return self.choose(F.linear(x_ND.to(wide), self.weight.to(wide)))
+
+    def choose(self, logits_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The second half of :meth:`forward`: from the scores."""
         p_NE = logits_NE.softmax(-1) if self.moe.scoring == "softmax" else logits_NE.sigmoid()
         chooser_NE = p_NE + self.bias if self.moe.balance == "bias" else p_NE
         experts_NK = chooser_NE.topk(self.moe.num_experts_per_tok, dim=-1).indices
@@ -52,6 +55,34 @@ def load_balancing_loss(load: Load) -> torch.Tensor:
     """E · Σ_e f_e · P_e, f the assignments a token and P the mean probability (Switch, arXiv 2101.03961, eq. 4–6)."""
     share_E = load.counts_E.to(load.p_sum_E.dtype) / load.n_tokens
     return len(share_E) * (share_E * load.p_sum_E / load.n_tokens).sum()
+
+
+def gated(
+    x_MD: torch.Tensor, w_gate_DF: torch.Tensor, w_up_DF: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """act(x w_gate) · (x w_up) of one expert [M, F]. An ``act`` with a method ``gated`` (x, w_gate, w_up) takes over:
+    the door for ``athanor.parallel.recompute``."""
+    take_over = getattr(act, "gated", None)
+    if take_over is not None:
+        return take_over(x_MD, w_gate_DF, w_up_DF)  # type: ignore[no-any-return]
+    return act(x_MD @ w_gate_DF) * (x_MD @ w_up_DF)
+
+
+def apply_experts(
+    x_MD: torch.Tensor,
+    counts: list[int],
+    w_gate_EDF: torch.Tensor,
+    w_up_EDF: torch.Tensor,
+    w_down_EFD: torch.Tensor,
+    act: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Expert e of the given weights on its ``counts[e]`` consecutive rows: [M, D] → [M, D]."""
+    outs = []
+    for e, rows in enumerate(x_MD.split(counts)):
+        # Without any rows one empty product keeps the weights in the graph, with gradients of zero.
+        if len(rows) or (e == 0 and not len(x_MD)):
+            outs.append(gated(rows, w_gate_EDF[e], w_up_EDF[e], act) @ w_down_EFD[e])
+    return torch.cat(outs)
 
 
 def _as_it_is(load: Load) -> Load:
@@ -98,11 +129,7 @@ class MoEFeedForward(nn.Module):
 
     def experts(self, x_MD: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Apply expert e to its ``counts[e]`` consecutive rows of ``x_MD``."""
-        outs = []
-        for e, rows in enumerate(x_MD.split(counts)):
-            if len(rows):
-                outs.append((self.act(rows @ self.w_gate[e]) * (rows @ self.w_up[e])) @ self.w_down[e])
-        return torch.cat(outs)
+        return apply_experts(x_MD, counts, self.w_gate, self.w_up, self.w_down, self.act)
 
     @torch.no_grad()
     def update_bias(self) -> None:
