@@ -23,7 +23,7 @@ from athanor.errors import AthanorError
 from athanor.train.run_dir import RunDir
 
 _NAME = re.compile(r"step-(\d+)$")
-_MANIFEST, _STATE = "manifest.json", "state.json"
+_MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 1
 
 
@@ -70,13 +70,21 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> int:
         with warnings.catch_warnings():  # it says that there is no process group; one process is what we mean
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(tmp, sync_files=False), no_dist=True)
-        files.write_json(tmp / _STATE, tree)
-        listed: dict[str, dict[str, Any]] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-            for path in sorted(tmp.iterdir())
-        }
-        files.write_json(tmp / _MANIFEST, {"format": FORMAT, "step": step, "files": listed})
-    return sum(entry["bytes"] for entry in listed.values())
+        return write_manifest(tmp, step, tree, {path.name: checksum(path) for path in sorted(tmp.iterdir())})
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+
+
+def write_manifest(folder: Path, step: int, tree: Any, listed: Mapping[str, dict[str, Any]]) -> int:
+    """The last two files of a checkpoint: the plain part of the state, and the manifest, which names the ``listed``
+    tensor files beside it. Returns the checkpoint's size in bytes."""
+    files.write_json(folder / STATE, tree)
+    everything = {**listed, STATE: checksum(folder / STATE)}
+    files.write_json(folder / _MANIFEST, {"format": FORMAT, "step": step, "files": everything})
+    return sum(entry["bytes"] for entry in everything.values())
 
 
 def damage(folder: Path, share: slice = slice(None)) -> str | None:
@@ -107,18 +115,29 @@ def damage(folder: Path, share: slice = slice(None)) -> str | None:
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
     """The state that ``write_checkpoint`` was given, on the host. Check ``damage`` first."""
+    tensors = {name: torch.empty_like(like, device="cpu") for name, like in stored_tensors(folder).items()}
+    read_tensors(folder, tensors)
+    return join_state(files.read_json(folder / STATE), tensors)
+
+
+def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Tensors without memory (on meta) that have the names, shapes and dtypes of those in a checkpoint."""
     import torch.distributed.checkpoint as dcp
 
-    reader = dcp.FileSystemReader(folder)
-    metadata: Any = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(m.size, dtype=m.properties.dtype) for name, m in metadata.items()}
+    metadata: Any = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}
+
+
+def read_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill host tensors by name; a DTensor gets this process's part."""
+    import torch.distributed.checkpoint as dcp
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return join_state(files.read_json(folder / _STATE), tensors)
+        dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause_of(error: BaseException) -> BaseException:
     """The first real failure inside what torch.distributed.checkpoint raises."""
     failures = getattr(error, "failures", None)
     if isinstance(failures, Mapping) and failures:
@@ -211,7 +230,7 @@ class CheckpointStore:
             for _, old in [] if self.run.follower else self.folders()[self.keep :]:
                 files.remove_tree(old)
         except BaseException as raised:  # noqa: B036 - torch's CheckpointException is a BaseException
-            self._error = self._explain(step, _cause(raised), state)
+            self._error = self._explain(step, cause_of(raised), state)
             self._record_failure(step, self._error)
 
     def _explain(self, step: int, error: BaseException, state: Mapping[str, Any]) -> AthanorError:
