@@ -25,6 +25,7 @@ from athanor.errors import AthanorError
 from athanor.inference.session import Speaker
 from athanor.model.decoder import Decoder
 from athanor.model.hf import load_model_dir
+from athanor.ranks import world_size
 from athanor.recipe.schema import Recipe, RLRecipe
 from athanor.train.objective import Loss
 from athanor.train.precision import compute_dtype
@@ -105,6 +106,12 @@ def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     """
     settings = recipe.rl
     one_stage(settings.train, "rl.train")
+    if world_size() > 1:
+        raise AthanorError(
+            f"RL rolls out on one process so far, {world_size()} were started",
+            where="launch",
+            fix="run `athanor rl` without a launcher",
+        )
     if settings.train.steps is None:
         raise AthanorError("how long to train is not given", where="rl.train", fix="rl.train.steps=40")
     # What can be refused is looked at first: a refused call leaves no run directory behind.

@@ -7,8 +7,10 @@ from pathlib import Path
 from athanor.errors import AthanorError
 from athanor.inference.session import Speaker
 from athanor.model.hf import save_model_dir
+from athanor.parallel.session import main_first
 from athanor.recipe.schema import TrainRecipe
 from athanor.tokenizer.chat import END
+from athanor.train.engine import EngineFactory, LocalEngine
 from athanor.train.objective import Objective
 from athanor.train.run_dir import RunDir
 from athanor.train.stages import Stage
@@ -42,14 +44,19 @@ def fit_and_save(
     train: TrainRecipe,
     seed: int,
     model_dir: str | Path,
+    engine: EngineFactory = LocalEngine,
 ) -> Path:
     """Train (or go on), write ``run/model`` with the tokenizer, and mark the run as done; returns the model directory.
 
     The model directory names the end of a turn as an end token, so that other programs stop there too.
     """
-    model, tokenizer = speaker.model, speaker.tokenizer
-    result = Trainer(model, objective, [stage], train, run, seed=seed).fit()
-    model.config = model.config.model_copy(update={"eos_token_id": [tokenizer.eos_id, tokenizer.special(END)]})
-    save_model_dir(model, run.model_dir, tokenizer_files_from=model_dir)
+    tokenizer = speaker.tokenizer
+    trainer = Trainer(speaker.model, objective, [stage], train, run, seed=seed, engine=engine)
+    result = trainer.fit()
+    model = trainer.engine.whole_model()
+    with main_first("model"):
+        if model is not None:
+            model.config = model.config.model_copy(update={"eos_token_id": [tokenizer.eos_id, tokenizer.special(END)]})
+            save_model_dir(model, run.model_dir, tokenizer_files_from=model_dir)
     run.mark_done(steps=result.steps, tokens=result.tokens, started_from=str(model_dir))
     return run.model_dir

@@ -16,6 +16,7 @@ from athanor.data.readers import expand
 from athanor.data.shards import INDEX, ShardSet
 from athanor.errors import AthanorError
 from athanor.files import digest, remove_tree
+from athanor.parallel.session import begin, engine_for, main_first
 from athanor.recipe.schema import Recipe, SourceRecipe, TrainRecipe
 from athanor.tokenizer.tokenizer import Tokenizer
 from athanor.train.objective import CausalLM
@@ -34,15 +35,18 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     one_stage(settings.train, "sft.train")
     if not settings.sources:
         raise AthanorError("no conversations", where="sft.sources", fix="e.g. sft.sources.math.kind=arithmetic")
+    begin(recipe)
     speaker = open_for_chat(model_dir)
-    run = RunDir.open(out, recipe, sections=("seed", "sft"))
+    with main_first("run directory"):
+        run = RunDir.open(out, recipe, sections=("seed", "sft"))
     if run.is_done:
         return run.model_dir
     learned, held_out = {}, {}
-    for name, source in settings.sources.items():
-        learned[name] = _shards(run, name, source, recipe.seed, speaker.tokenizer, held_out=False)
-        if source.holdout:
-            held_out[name] = _shards(run, name, source, recipe.seed, speaker.tokenizer, held_out=True)
+    with main_first("data"):
+        for name, source in settings.sources.items():
+            learned[name] = _shards(run, name, source, recipe.seed, speaker.tokenizer, held_out=False)
+            if source.holdout:
+                held_out[name] = _shards(run, name, source, recipe.seed, speaker.tokenizer, held_out=True)
     train = settings.train
     loader = PackedLoader(learned, None, train.seq_len, recipe.seed, pad_id=speaker.tokenizer.pad_id)
     for note in loader.notes:
@@ -55,7 +59,8 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     }
     batches = PackedSource(loader, plan, train.micro_batch_tokens)
     stage = Stage("sft", batches, _steps(train, plan), train.schedule, evals=evals)
-    return fit_and_save(run, speaker, CausalLM(), stage, train, recipe.seed, model_dir)
+    engine = engine_for(recipe, train, speaker.model.config)
+    return fit_and_save(run, speaker, CausalLM(), stage, train, recipe.seed, model_dir, engine)
 
 
 def _steps(train: TrainRecipe, plan: BatchPlan) -> int:

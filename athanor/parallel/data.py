@@ -11,6 +11,7 @@ zero  parameters in compute precision             gradients
 2     as 1, but freed after each backward pass    reduce-scatter in every micro-batch, kept spread
       that reduces
 3     gathered block by block, freed behind it    as 2
+      (with schedules zbv and dualpipev: as 2)
 ====  ==========================================  ======================================================
 
 It is applied on a single rank too, so that mixed precision is the same everywhere: float32 masters are the sharded
@@ -72,14 +73,17 @@ def apply_data_parallel(
         dim = _shard_dim(mesh.size(mesh.ndim - 1))
         fully_shard(module, mesh=mesh, reshard_after_forward=reshard, shard_placement_fn=dim, **shared)
 
+    # Schedules that compute weight gradients later than input gradients find the weights by ``parameters()`` then:
+    # they must still be those that the forward pass used, or their gradients are lost without a word.
+    free = plan.zero == 3 and not (plan.pp > 1 and plan.schedule in ("zbv", "dualpipev"))
     for block in _blocks(model):
         mlp = getattr(block, "mlp", None)
         if isinstance(mlp, MoEFeedForward) and plan.ep > 1:
             # FSDP spreads what a module holds: the feed-forward keeps its experts, its other parts go their own way
             for part in filter(None, (mlp.router, mlp.shared)):
-                shard(part, dense, plan.zero == 3)
-            shard(mlp, experts, plan.zero == 3)
-        shard(block, dense, plan.zero == 3)
+                shard(part, dense, free)
+            shard(mlp, experts, free)
+        shard(block, dense, free)
     shard(model, dense, reshard=False)  # the head is needed again at once, in the backward pass
     for module in sharded_modules(model):
         module.set_gradient_divide_factor(1.0)

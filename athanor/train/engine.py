@@ -59,6 +59,7 @@ class Engine(Protocol):
     def buffers(self) -> dict[str, torch.Tensor]: ...
     def agree(self, signal: int | None) -> int | None: ...
     def release(self) -> None: ...
+    def whole_model(self) -> Decoder | None: ...
 
 
 class LocalEngine:
@@ -122,6 +123,11 @@ class LocalEngine:
     def release(self) -> None:
         """Give the model float32 parameters of its own again."""
         self.optimizer.release()
+
+
+    def whole_model(self) -> Decoder | None:
+        """The trained model, to be saved (on several processes: on the one that writes)."""
+        return self.model
 
 
 #: builds the engine of a run from the model and the recipe

@@ -85,6 +85,22 @@ class PackedSource:
         size = self.micro_rows or rows
         return [self.loader.rows(first + at, min(size, rows - at)) for at in range(0, rows, size)]
 
+    def share(self, step: int, at: int, n: int) -> list[Batch]:
+        """The micro-batches of data rank ``at`` of ``n``: a contiguous part of the step's rows, the same rows overall.
+
+        Raises AthanorError when the step's rows cannot be shared out evenly.
+        """
+        first, rows = self.plan.rows(step)
+        size = self.micro_rows or max(1, rows // n)
+        if rows % (size * n):
+            raise AthanorError(
+                f"a step has {rows} rows: {n} data ranks with micro-batches of {size} rows cannot share them evenly",
+                where="train.global_batch_tokens",
+                fix=f"a multiple of {size * n * self.plan.seq_len} tokens, or other train.micro_batch_tokens",
+            )
+        mine = rows // n
+        return [self.loader.rows(first + at * mine + i, size) for i in range(0, mine, size)]
+
     def position(self, step: int) -> dict[str, int | str]:
         """Where step ``step`` reads, and of what: a resumed run checks that it would go on at the same place."""
         fingerprint = getattr(self.loader, "fingerprint", "")

@@ -16,8 +16,10 @@ from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.hf import load_model_dir, save_model_dir
 from athanor.model.init import init_weights
+from athanor.parallel.session import begin, engine_for, main_first
 from athanor.recipe.schema import Recipe, StageRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer
+from athanor.train.engine import EngineFactory, LocalEngine
 from athanor.train.objective import CausalLM
 from athanor.train.progress import say
 from athanor.train.run_dir import RunDir, recipe_differences
@@ -60,23 +62,37 @@ def run_pretrain(
     (``corpus``), the tokenizer (``tokenizer``; with ``init_from`` the one of that model) and the shards (``tokens``).
     ``init_from``: a model directory whose weights to begin with, instead of fresh ones.
     """
-    run = RunDir.open(out, recipe, SECTIONS)
+    begin(recipe)
+    with main_first("run directory"):
+        run = RunDir.open(out, recipe, SECTIONS)
     if run.is_done:
         say(f"pre-training: done already ({run.model_dir})")
         return run.model_dir
     with run.locked():
-        tokenizer, tokenizer_at, shards = prepare_data(recipe, run, corpus_dir, tokenizer_dir, data_dir, init_from)
+        with main_first("data"):
+            tokenizer, tokenizer_at, shards = prepare_data(recipe, run, corpus_dir, tokenizer_dir, data_dir, init_from)
         model = begin_model(recipe, tokenizer, init_from)
+        engine = engine_for(recipe, recipe.train, model.config)
         stages = pretrain_stages(recipe, shards, model.config, tokenizer.pad_id, run)
-        return fit_stages(model, stages, recipe.train, run, recipe.seed, tokenizer_at)
+        return fit_stages(model, stages, recipe.train, run, recipe.seed, tokenizer_at, engine)
 
 
 def fit_stages(
-    model: Decoder, stages: list[Stage], train: TrainRecipe, run: RunDir, seed: int, tokenizer_dir: str | Path
+    model: Decoder,
+    stages: list[Stage],
+    train: TrainRecipe,
+    run: RunDir,
+    seed: int,
+    tokenizer_dir: str | Path,
+    engine: EngineFactory = LocalEngine,
 ) -> Path:
     """Train a language model through ``stages``, write ``run/model`` with the tokenizer's files, mark the run done."""
-    result = Trainer(model, CausalLM(), stages, train, run, seed).fit()
-    save_model_dir(model, run.model_dir, tokenizer_files_from=tokenizer_dir)
+    trainer = Trainer(model, CausalLM(), stages, train, run, seed, engine=engine)
+    result = trainer.fit()
+    whole = trainer.engine.whole_model()
+    with main_first("model"):
+        if whole is not None:
+            save_model_dir(whole, run.model_dir, tokenizer_files_from=tokenizer_dir)
     run.mark_done(steps=result.steps, tokens=result.tokens, held_out_loss=result.last_eval)
     return run.model_dir
 

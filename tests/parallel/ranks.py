@@ -15,7 +15,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PRELOAD = ["torch", "torch.distributed", "torch.distributed.tensor", "athanor.model.decoder", __name__]
+#: What a run imports on its way takes seconds: here it is imported once, before the forks.
+_PRELOAD = [
+    "pytest",
+    "torch._dynamo",
+    "torch._inductor.config",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "torch.onnx",
+    "athanor.parallel.engine",
+    "athanor.train.trainer",
+    "tests.train.tiny",
+    __name__,
+]
 
 
 def run_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
