@@ -116,10 +116,13 @@ class Dispatch:
         order = expert.repeat_interleave(repeats, output_size=sum(received)).argsort(stable=True)
         local = [sum(arriving[e::n_local]) for e in range(n_local)]
         # Weights are read at each call: data parallel gathers them just before.
-        weights = [getattr(self.mlp, name) for name in EXPERT_WEIGHTS]
-        weights = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
-        out_RD = apply_experts(x_RD.index_select(0, order), local, *weights, self.mlp.act)
+        gate, up, down = (_local(getattr(self.mlp, name)) for name in EXPERT_WEIGHTS)
+        out_RD = apply_experts(x_RD.index_select(0, order), local, gate, up, down, self.mlp.act)
         return exchange_rows(out_RD.index_select(0, order.argsort()), received, sent, self.group)
+
+
+def _local(weight: torch.Tensor) -> torch.Tensor:
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _exchange_counts(counts: list[int], device: torch.device, group: dist.ProcessGroup) -> list[int]:
