@@ -53,22 +53,32 @@ class Attention(nn.Module):
         cache: KVCache | None,
     ) -> torch.Tensor:
         """x [B, T, D] → [B, T, D]; exactly one of ``packing`` (training) and ``cache`` (decoding) is given."""
-        n_rows, n_tokens, _ = x_BTD.shape
-        q_BTHD = self.q_proj(x_BTD).unflatten(-1, (-1, self.head_size))
-        k_BTHD = self.k_proj(x_BTD).unflatten(-1, (-1, self.head_size))
-        v_BTHD = self.v_proj(x_BTD).unflatten(-1, (-1, self.head_size))
+        q_BTHD, k_BTHD, v_BTHD = self.qkv(x_BTD, rope)
+        if cache is not None:
+            out_BTHD = self._incremental(q_BTHD, k_BTHD, v_BTHD, cache)
+        else:
+            assert packing is not None
+            out_BTHD = self.mix(q_BTHD, k_BTHD, v_BTHD, packing)
+        return self.o_proj(out_BTHD.flatten(-2))
+
+    def mix(self, q_BTHD: torch.Tensor, k_BTHD: torch.Tensor, v_BTHD: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Each query's mixture of values inside its document [B, T, H, Dh]."""
+        q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTHD, v_BTHD))
+        return self.attend(q, k, v, packing, self.window).view(q_BTHD.shape)
+
+    def qkv(self, x_BTD: torch.Tensor, rope: Rope) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries [B, T, H, Dh], keys and values [B, T, Hkv, Dh], normalised and rotated."""
+        q_BTHD, k_BTHD, v_BTHD = (x.unflatten(-1, (-1, self.head_size)) for x in self.products(x_BTD))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHD, k_BTHD = self.q_norm(q_BTHD), self.k_norm(k_BTHD)
         if rope is not None:
             q_BTHD = apply_rope(q_BTHD, *rope, self.interleaved)
             k_BTHD = apply_rope(k_BTHD, *rope, self.interleaved)
-        if cache is not None:
-            out_BTHD = self._incremental(q_BTHD, k_BTHD, v_BTHD, cache)
-        else:
-            assert packing is not None
-            q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTHD, v_BTHD))
-            out_BTHD = self.attend(q, k, v, packing, self.window).view(n_rows, n_tokens, -1, self.head_size)
-        return self.o_proj(out_BTHD.flatten(-2))
+        return q_BTHD, k_BTHD, v_BTHD
+
+    def products(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The three projections of x [B, T, D], heads side by side."""
+        return self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
 
     def _incremental(
         self,
