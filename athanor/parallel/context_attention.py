@@ -382,6 +382,9 @@ class _Attend:
         """q [N, H, D], k and v [N, Hkv, D] of the local tokens → [N, H, D]."""
         return packing.run(self.function, q, k, v, packing, self.group)
 
+    def __deepcopy__(self, memo: Any) -> _Attend:
+        return self  # a process group is no value to copy
+
 
 @dataclass(frozen=True)
 class _Pack:
