@@ -14,7 +14,7 @@ SOURCES := athanor bench tests
 QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 SHELL := bash
-.PHONY: help setup quickstart test test-slow lint format schema lock bench clean
+.PHONY: help setup quickstart test test-slow test-parallel lint format schema lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: $(VENV)/.deps-test lint ## everything a change must pass: lint, format, ty
 
 test-slow: $(VENV)/.deps-test ## the tests that take minutes
 	$(QUIET) $(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+test-parallel: $(VENV)/.deps-test ## every layout of 2, 4 and 8 ranks, dense and with experts
+	$(QUIET) $(BIN)/python -m pytest tests/parallel -n 2 -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.deps-test ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)

@@ -130,7 +130,8 @@ def faster_mode(options: Options, fastest: dict[tuple[str, str], bool]) -> Modes
 
 
 def throughput(options: Options) -> dict[str, Any]:
-    """Tokens/s and MFU on full rows: every contender, eager and compiled, one precision after the other.
+    """Tokens/s and MFU on full rows: every contender, one precision and mode after the other (memory for all of them at
+    once would be 25 GB), steps of a group in turn.
 
     The matrix rate is taken in every round: on shared machines it changes by a factor within minutes, and MFU is the
     median over rounds of the rate that the model reached by the rate that the machine gave at that time.
@@ -138,22 +139,35 @@ def throughput(options: Options) -> dict[str, Any]:
     missing: set[str] = set()
     works = [full_rows(options.shape, seed, CPU) for seed in range(2)]
     rows: list[dict[str, Any]] = []
-    rates: dict[str, dict[str, Any]] = {}
+    rates: dict[str, dict[str, list[float]]] = {}
     for precision, dtype in DTYPES.items():
-        with ExitStack() as stack:
-            contenders = hosted(options, dtype, all_modes(options), stack, missing)
-            gemm: list[float] = []
-            square: list[float] = []
-            seen: Timings = [[] for _ in contenders]
-            for i in range(options.rounds):
-                warmup = (1 if options.quick else 2) if i == 0 else 0
-                for steps, new in zip(seen, interleave([(c, works) for c in contenders], 1, warmup), strict=True):
-                    steps += new
-                gemm.append(gemm_rate(options.shape, dtype, CPU))
-                square.append(measured_gemm_flops(CPU, dtype, 256 if options.quick else 2048))
-            rates[precision] = {"model_shapes": gemm, "square_2048": square}
-            rows += [_throughput_row(options.shape, c, s, gemm) for c, s in zip(contenders, seen, strict=True)]
+        rates[precision] = {"model_shapes": [], "square_2048": []}
+        for compiled in all_modes(options)("", dtype):
+            with ExitStack() as stack:
+                mode = (compiled,)
+                contenders = hosted(options, dtype, lambda name, dtype, mode=mode: mode, stack, missing)  # type: ignore[misc]
+                rows += _group(options, contenders, works, rates[precision], dtype)
     return {"rows": rows, "gemm_flops_per_s": rates, "missing": sorted(missing)}
+
+
+def _group(
+    options: Options,
+    contenders: Sequence[Hosted],
+    works: Sequence[Work],
+    rates: dict[str, list[float]],
+    dtype: torch.dtype,
+) -> list[dict[str, Any]]:
+    """Rounds of one group, and in each the matrix rates; adds these to ``rates``."""
+    gemm: list[float] = []
+    seen: Timings = [[] for _ in contenders]
+    for i in range(options.rounds):
+        warmup = (1 if options.quick else 2) if i == 0 else 0
+        for steps, new in zip(seen, interleave([(c, works) for c in contenders], 1, warmup), strict=True):
+            steps += new
+        gemm.append(gemm_rate(options.shape, dtype, CPU))
+        rates["square_2048"].append(measured_gemm_flops(CPU, dtype, 256 if options.quick else 2048))
+    rates["model_shapes"] += gemm
+    return [_throughput_row(options.shape, c, s, gemm) for c, s in zip(contenders, seen, strict=True)]
 
 
 def _throughput_row(

@@ -7,6 +7,8 @@ machines. One float32 run of each kind shows what the order of sums does there.
 
 from __future__ import annotations
 
+import itertools
+import math
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -200,6 +202,25 @@ def test_router_biases_move_as_on_one_process(keys: dict[str, Any]) -> None:
 def test_float32_to_the_rounding_of_the_order_of_sums(kind: str) -> None:
     """Measured 2e-6 to 4e-5 over five steps: AdamW divides by the root of tiny second moments."""
     compare(kind, {"dp_shard": 2, "tp": 2}, torch.float32, tolerance=5e-4)
+
+
+def _all_layouts() -> list[dict[str, Any]]:
+    """Every dp · tp · cp · pp of 2, 4 and 8 ranks that the tiny model's four heads and layers allow."""
+    sizes = itertools.product((1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8), (1, 2, 4))
+    names = ("dp_shard", "tp", "cp", "pp")
+    return [
+        {name: size for name, size in zip(names, layout, strict=True) if size > 1}
+        for layout in sizes
+        if math.prod(layout) in (2, 4, 8) and ROWS // layout[0] >= layout[3]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("keys", _all_layouts(), ids=_id)
+def test_every_layout(keys: dict[str, Any], kind: str) -> None:
+    sharing = keys.get("dp_shard", 1) * keys.get("cp", 1)
+    compare(kind, {**keys, "ep": math.gcd(4, sharing)} if kind == "moe" else keys)
 
 
 def _broken_train(*args: Any) -> Result:
