@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from athanor.commands.common import ModelOpt, OutOpt, OverridesArg, RecipeArg, load_recipe
+from athanor.ranks import is_main
 
 if TYPE_CHECKING:
     from athanor.data.build import CorpusDir
@@ -69,14 +70,20 @@ def pretrain(
 
     loaded = load_recipe(recipe, overrides)
     made = {} if data is None else {"tokenizer_dir": data / "tokenizer", "data_dir": data / "tokens"}
-    typer.echo(f"model in {run_pretrain(loaded, out, init_from=begin_with, **made)}")
+    _done(run_pretrain(loaded, out, init_from=begin_with, **made))
 
 
 def sft(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, out: OutOpt) -> None:
     """Supervised fine-tuning on conversations: loss on the answers only."""
     from athanor.align.sft import run_sft
 
-    typer.echo(f"model in {run_sft(load_recipe(recipe, overrides), model, out)}")
+    _done(run_sft(load_recipe(recipe, overrides), model, out))
+
+
+def _done(model_dir: Path) -> None:
+    """Tell where the model is; of several ranks, one does."""
+    if is_main():
+        typer.echo(f"model in {model_dir}")
 
 
 def rl(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, out: OutOpt) -> None:

@@ -74,14 +74,15 @@ def engine_for(recipe: Recipe, train: TrainRecipe, config: ModelConfig) -> Engin
     return _local(plan)
 
 
-def _batches(train: TrainRecipe) -> set[tuple[int, int]]:
-    """Every (row length, global batch) that a stage of the run has."""
-    found = set()
+def _batches(train: TrainRecipe) -> list[tuple[int, int]]:
+    """Every (row length, global batch) that a stage of the run has, in their order."""
+    found: dict[tuple[int, int], None] = {}
     for stage in train.stages:
         seq_len = stage.seq_len or train.seq_len
         sizes = [step.global_batch_tokens for step in stage.batch_ramp]
-        found |= {(seq_len, size) for size in (stage.global_batch_tokens or train.global_batch_tokens, *sizes)}
-    return found or {(train.seq_len, train.global_batch_tokens)}
+        for size in (stage.global_batch_tokens or train.global_batch_tokens, *sizes):
+            found[seq_len, size] = None
+    return list(found) or [(train.seq_len, train.global_batch_tokens)]
 
 
 def _local(plan: ParallelPlan) -> EngineFactory:

@@ -124,7 +124,6 @@ class LocalEngine:
         """Give the model float32 parameters of its own again."""
         self.optimizer.release()
 
-
     def whole_model(self) -> Decoder | None:
         """The trained model, to be saved (on several processes: on the one that writes)."""
         return self.model

@@ -63,6 +63,8 @@ def run_pretrain(
     ``init_from``: a model directory whose weights to begin with, instead of fresh ones.
     """
     begin(recipe)
+    if recipe.model is not None:
+        engine_for(recipe, recipe.train, recipe.model)  # a layout that does not fit is refused before data is prepared
     with main_first("run directory"):
         run = RunDir.open(out, recipe, SECTIONS)
     if run.is_done:
