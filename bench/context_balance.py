@@ -112,7 +112,8 @@ def table(
                 "median_length": float(np.median(pieces)),
             }
             for size in sizes:
-                cells.append({**about, "cp": size, **{how: measure(rows, size, how) for how in SPLITS}})
+                splits: dict[str, Any] = {how: measure(rows, size, how) for how in SPLITS}
+                cells.append({**about, "cp": size, **splits})
     return cells
 
 

@@ -42,8 +42,8 @@ def save(
     """
     import torch.distributed.checkpoint as dcp
 
-    tree, tensors = one_process.split_state(state)
     where = str(folder)
+    tree, tensors = _each(lambda: one_process.split_state(state), where, group)
     with ExitStack() as stack:
         made = _together(
             lambda: stack.enter_context(files.atomic_dir(folder)) if ranks.rank == 0 else None, where, group
@@ -131,7 +131,8 @@ def _together(work: Callable[[], _T], where: str, group: Any) -> list[_T]:
         cause = one_process.cause_of(error)
         done = False, cause if isinstance(cause, AthanorError) else f"{type(cause).__name__}: {cause}"
     if group is _ALONE:
-        return [done[1]]
+        mine: Any = done[1]
+        return [mine]
     results: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(results, done, group=group)
     for rank, (ok, value) in enumerate(results):

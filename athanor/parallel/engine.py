@@ -43,13 +43,14 @@ class ParallelEngine:
         first = next(model.parameters()).dtype
         self.dtype = first if first == torch.float64 else compute_dtype(recipe.precision, self.device)
         self._compiled = recipe.compile and (self.device.type != "cpu" or cpp_compiler() is not None)
-        self.parts = split(model, plan, ranks.at("pp")) if plan.pp > 1 else [model]
+        stages = split(model, plan, ranks.at("pp")) if plan.pp > 1 else []
+        self.parts: list[Decoder] = [*stages] or [model]
         for part in self.parts:
             part.to(self.device)
             parallelize(part, ranks, plan, self.dtype, compiled=self._compiled)
         self.model = self.parts[0]
         self.optimizer = ShardedAdamW(self.parts, ranks, recipe.optimizer)
-        self.pipeline = Pipeline(self.parts, ranks, plan, self.config, self.dtype) if plan.pp > 1 else None
+        self.pipeline = Pipeline(stages, ranks, plan, self.config, self.dtype) if stages else None
         self.checkpoints = ParallelCheckpoints(ranks, self.optimizer.snapshot)
         self.is_main = ranks.rank == 0
 
