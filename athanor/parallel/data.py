@@ -20,6 +20,7 @@ parameters, blocks compute in ``dtype``, gradients are summed in float32.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,6 +84,8 @@ def apply_data_parallel(
             for part in filter(None, (mlp.router, mlp.shared)):
                 shard(part, dense, free)
             shard(mlp, experts, free)
+            # FSDP fears that a view is changed in place, which would drop its hook; a block adds it to the stream
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPMoEFeedForward\) returned a view")
         shard(block, dense, free)
     shard(model, dense, reshard=False)  # the head is needed again at once, in the backward pass
     for module in sharded_modules(model):

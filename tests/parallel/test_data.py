@@ -77,7 +77,6 @@ def mixtures():
 
 def test_experts_have_a_mesh_of_their_own_and_tied_embeddings_count_once():
     for rank in run_ranks(4, mixtures):
-        # each rank balances the load of its own tokens here, as one process does for each micro-batch: so no aux
         compare(rank[0], reference(moe=True), 1e-9, "ep2 fsdp2")
         compare(rank[1], reference(moe=True), 1e-9, "ep2 copies2")
         compare(rank[2], reference(tied=True), 1e-9, "tied")
@@ -120,7 +119,7 @@ def held_bytes():
 def test_bytes_of_parameters_and_optimizer_state():
     for rank in run_ranks(4, held_bytes):
         for (held, total), n_shards in zip(rank, (4, 2, 1), strict=True):
-            assert total / n_shards <= held <= 1.05 * total / n_shards, n_shards  # uneven rows are padded
+            assert held == pytest.approx(total / n_shards, rel=0.03), n_shards  # of 67 rows one rank has less
 
 
 def entries(zero):
@@ -141,7 +140,7 @@ def entries(zero):
         grads = {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
         for p in model.parameters():
             p.grad = None
-        out.append((float(value), float(loss), grads))
+        out.append((float(value), float(loss.detach()), grads))
     return out
 
 
@@ -158,7 +157,7 @@ def test_every_entry_point_gathers_the_root_and_brings_its_gradients(zero):
         model = model_of(config(), F64)
         for rank in range(2):
             loss = call(model, *micro(0, [rank]))
-            assert results[rank][i][0] == results[rank][i][1] == pytest.approx(float(loss), rel=1e-12)
+            assert results[rank][i][0] == results[rank][i][1] == pytest.approx(float(loss.detach()), rel=1e-12)
             loss.backward()
         expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         for rank in results:
@@ -211,7 +210,7 @@ def compiled():
     apply_data_parallel(model, ranks, ranks.plan, F64)
     loss = model.loss(*micro(0, [ranks.rank]))[0]
     loss.backward()
-    return float(loss), {n: p.grad.full_tensor() for n, p in model.named_parameters()}
+    return float(loss.detach()), {n: p.grad.full_tensor() for n, p in model.named_parameters()}
 
 
 def test_compiled_blocks():
@@ -220,7 +219,7 @@ def test_compiled_blocks():
     for rank in range(2):
         loss = model.loss(*micro(0, [rank]))[0]
         loss.backward()
-        assert results[rank][0] == pytest.approx(float(loss), rel=1e-12)
+        assert results[rank][0] == pytest.approx(float(loss.detach()), rel=1e-12)
     for _, grads in results:
         for name, p in model.named_parameters():
             torch.testing.assert_close(grads[name], p.grad, rtol=1e-9, atol=1e-9, msg=name)
@@ -239,10 +238,10 @@ def parts_of_a_stage():
     gathered = [isinstance(p, DTensor) for p in model.parameters()]
     free_gathered(model)
     dist.barrier()
-    return names, any(gathered), whole(dict(model.named_parameters())).keys(), len(list(sharded_modules(model)))
+    return names, any(gathered), list(whole(dict(model.named_parameters()))), len(list(sharded_modules(model)))
 
 
 def test_a_stage_without_ends_and_freeing_what_evaluation_left_gathered():
     for names, gathered, after, modules in run_ranks(2, parts_of_a_stage):
-        assert names == list(after) and all(name.startswith("layers.1.") for name in names)
+        assert names == after and all(name.startswith("layers.1.") for name in names)
         assert not gathered and modules == 2

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial
 
 from athanor.errors import AthanorError
 from athanor.parallel.data import apply_data_parallel
@@ -12,35 +12,10 @@ from athanor.parallel.plan import ParallelPlan
 from athanor.recipe.schema import OptimizerRecipe
 from athanor.train.optimizer import AdamW
 from tests.parallel.ranks import run_ranks
-from tests.parallel.training import LR, compare, config, model_of, on_ranks, one_process, spread_experts, whole
+from tests.parallel.training import LR, compare, config, model_of, on_ranks, one_process, spread, whole
 
 F64, F32 = torch.float64, torch.float32
 STEPS = 3
-
-
-def spread(ranks, cfg, seed):
-    """A model whose parameters lie in the plan's layout: rows, columns or copies over tp, stages over pp."""
-    plan = ranks.plan
-    model = model_of(cfg, F64, seed)
-    if plan.pp > 1:  # the embedding is on both ends, as when it is tied
-        at = ranks.at("pp")
-        model.layers = torch.nn.ModuleDict({str(at): model.layers[at]})
-        if at == 0:
-            model.final_norm = None
-        elif not cfg.tie_word_embeddings:
-            model.embed_tokens = None
-        if at == 0:
-            model.lm_head = None
-    if plan.ep > 1:
-        spread_experts(model, ranks)
-    if plan.tp > 1:
-        for module in model.modules():
-            for name, param in list(module.named_parameters(recurse=False)):
-                place = Replicate() if param.ndim < 2 else Shard(1) if param.shape[1] > param.shape[0] else Shard(0)
-                cut = distribute_tensor(param.detach(), ranks.sub("tp"), [place], src_data_rank=None)
-                setattr(module, name, torch.nn.Parameter(cut))
-    apply_data_parallel(model, ranks, plan, F64)
-    return model
 
 
 def given_gradients(plans, tied, fused):

@@ -22,7 +22,9 @@ LR, WEIGHTS = 3e-3, ("w_gate", "w_up", "w_down")
 
 
 def config(moe: bool = False, tied: bool = False) -> ModelConfig:
-    mixture = MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, num_shared_experts=1)
+    mixture = MoEConfig(  # no router loss: that is no sum over tokens, so it depends on what a micro-batch is
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, num_shared_experts=1, balance="none"
+    )
     return ModelConfig(
         vocab_size=VOCAB,
         hidden_size=32,
@@ -72,9 +74,8 @@ def one_process(cfg, dtype, compute, clip=0.5, fused=True, broken_step=None, see
         total = 0.0
         for i in range(ROWS // 2):
             ids, labels, positions, lens = micro(step, [2 * i, 2 * i + 1])
-            loss, aux = model.loss(ids, labels, positions, lens)
+            loss, _ = model.loss(ids, labels, positions, lens)
             total += float(loss.detach())
-            loss = loss if aux is None else loss + aux * (labels != IGNORE).sum()
             (loss / weight(step)).backward()
             if step == broken_step and i == 0:
                 model.layers[0].mlp.up_proj.weight.grad[3, 3] = float("nan")
@@ -94,6 +95,29 @@ def laid_out(plan, cfg, dtype, compute, seed=0):
         spread_experts(model, ranks)
     apply_data_parallel(model, ranks, plan, compute)
     return ranks, model
+
+
+def spread(ranks, cfg, seed):
+    """A model whose parameters lie in the plan's layout: rows, columns or copies over tp, stages over pp."""
+    plan = ranks.plan
+    model = model_of(cfg, torch.float64, seed)
+    if plan.pp > 1:  # the embedding is on both ends, as when it is tied
+        at = ranks.at("pp")
+        model.layers = torch.nn.ModuleDict({str(at): model.layers[at]})
+        if at == 0:
+            model.final_norm = model.lm_head = None
+        elif not cfg.tie_word_embeddings:
+            model.embed_tokens = None
+    if plan.ep > 1:
+        spread_experts(model, ranks)
+    if plan.tp > 1:
+        for module in model.modules():
+            for name, param in list(module.named_parameters(recurse=False)):
+                place = Replicate() if param.ndim < 2 else Shard(1) if param.shape[1] > param.shape[0] else Shard(0)
+                cut = distribute_tensor(param.detach(), ranks.sub("tp"), [place], src_data_rank=None)
+                setattr(module, name, torch.nn.Parameter(cut))
+    apply_data_parallel(model, ranks, plan, torch.float64)
+    return model
 
 
 def spread_experts(model: Decoder, ranks: Ranks) -> None:
@@ -125,9 +149,8 @@ def step_of(ranks, model, optimizer, plan, step, clip, poison=False):
     for i, indices in enumerate(micros):
         gradient_sync(model, reduces_each_micro_batch(plan) or i == len(micros) - 1)
         ids, labels, positions, lens = micro(step, indices)
-        loss, aux = model.loss(ids, labels, positions, lens)
+        loss, _ = model.loss(ids, labels, positions, lens)
         total += float(loss.detach())
-        loss = loss if aux is None else loss + aux * (labels != IGNORE).sum()
         (loss / weight(step)).backward()
     if poison:
         dict(model.named_parameters())["layers.0.mlp.up_proj.weight"].grad.to_local()[0, 0] = float("nan")
