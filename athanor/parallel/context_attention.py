@@ -31,6 +31,9 @@ from athanor.parallel.plan import ParallelPlan
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+#: torch 2.13 has new names for two collectives and warns about the old ones; 2.11 has only those
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 #: queries of one matrix product where there is no fused kernel with a log-sum-exp: scores are heads × BLOCK × keys
 BLOCK = 512
@@ -301,7 +304,7 @@ class _GatherAttention(torch.autograd.Function):
         by_rank = dkv.new_zeros(len(k) * dist.get_world_size(ctx.group), *dkv.shape[1:])
         by_rank.index_copy_(0, ctx.packing.places, dkv)
         mine = torch.empty_like(by_rank[: len(k)])
-        dist.reduce_scatter_tensor(mine, by_rank, group=ctx.group)
+        _reduce_scatter(mine, by_rank, group=ctx.group)
         return gradients.dq.to(q.dtype), mine[:, 0].to(k.dtype), mine[:, 1].to(v.dtype), None, None
 
 
@@ -309,7 +312,7 @@ def _gathered(k: torch.Tensor, v: torch.Tensor, packing: ContextPacking, group: 
     """K and V of the whole batch in document order [B · T, 2, Hkv, D]."""
     kv = torch.stack((k, v), dim=1)
     of_ranks = kv.new_empty(len(kv) * dist.get_world_size(group), *kv.shape[1:])
-    dist.all_gather_into_tensor(of_ranks, kv, group=group)
+    _all_gather(of_ranks, kv, group=group)
     return of_ranks.index_select(0, packing.places)
 
 
