@@ -72,7 +72,7 @@ def blocks_keep(model: Decoder, work: Work) -> int:
     """Measured bytes that the blocks keep of one micro-batch."""
     batch = work.batch
     context = model.context(batch.input_ids_BT, batch.positions_BT, batch.doc_lens)
-    h_BTD = model.embed(batch.input_ids_BT, context).detach()
+    h_BTD = model.embed(batch.input_ids_BT, context).detach().requires_grad_()
     given = [*model.parameters(), *(context.rope or ())]
     return kept_bytes(lambda: model.blocks(h_BTD * 1, context), given=given)
 

@@ -35,6 +35,7 @@ class Layout:
     sp: bool = True
     cp: int = 1
     in_flight: int = 1
+    collectives_saved: bool = False  #: what is made again keeps its collectives (``apply_recompute`` sets it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def activation_bytes(
     cp: int = 1,
     *,
     expert: bool | None = None,
+    collectives_saved: bool = False,
 ) -> int:
     """Bytes that one block keeps on one rank between forward and backward, its input included.
 
@@ -123,12 +125,16 @@ def activation_bytes(
     tp divides Q, K, H, F; with sp the stream, its norms and their outputs too, while the gathered inputs of attention
     and feed-forward are whole. cp divides N; keys and values that cp gathers are not counted, and sliding windows, or
     kernels of other devices that keep more or less (log-sum-exp without padding), differ a little.
+
+    ``collectives_saved``: parts that are made again keep what tp's collectives brought: with sp the gathered input
+    c·N·D, and the sum that goes back to the stream. The exchange of expert parallel is not counted.
     """
-    if choice == "full":
-        return _Sizes.of(config, tokens, dtype, tp, sp, cp).stream
     size = _Sizes.of(config, tokens, dtype, tp, sp, cp)
     names: set[str] = set() if isinstance(choice, str) else set(choice)
     spread = sp and tp > 1
+    saved_each = size.stream + (size.gathered if spread else 0) if collectives_saved and tp > 1 else 0
+    if choice == "full":
+        return size.stream + 2 * saved_each
     moe = config.moe is not None if expert is None else expert
     total = _attention_half(size, names, spread, choice == "gathers")
     feed_forward = _expert_part if moe else _dense_part
@@ -137,7 +143,7 @@ def activation_bytes(
         total += feed_forward(size, names)
     if config.norm_placement != "pre":
         total += _post_norm(size, names, "attention") + _post_norm(size, names, "ffn")
-    return total
+    return total + saved_each * len(names & {"attention", "ffn"})
 
 
 def _half_input(size: _Sizes, names: set[str], part: str, spread: bool, gathers: bool, uses_input: bool = True) -> int:
@@ -310,7 +316,8 @@ class _Costs:
     def _of(self, choice: Choice, expert: bool) -> tuple[int, int]:
         if (choice, expert) not in self.memo:
             config, tokens, seq_len, dtype, at = self.args
-            kept = activation_bytes(config, tokens, choice, dtype, at.tp, at.sp, at.cp, expert=expert)
+            how = {"expert": expert, "collectives_saved": at.collectives_saved}
+            kept = activation_bytes(config, tokens, choice, dtype, at.tp, at.sp, at.cp, **how)
             flops = extra_flops(config, tokens, choice, at.tp, at.cp, seq_len=seq_len, expert=expert)
             self.memo[choice, expert] = kept, flops
         return self.memo[choice, expert]

@@ -19,7 +19,7 @@ from athanor.model.config import ModelConfig
 from athanor.model.decoder import Context
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.plan import ParallelPlan, ScheduleName
-from athanor.parallel.stages import Stage, Visit, carries_router_loss, placement
+from athanor.parallel.stages import V_SHAPED, Stage, Visit, carries_router_loss, placement
 from athanor.train.objective import Objective
 
 Metrics = dict[str, tuple[Any, float]]
@@ -93,6 +93,7 @@ class Pipeline:
         finally:
             for stage, mode in zip(self.stages, training, strict=True):
                 stage.train(mode)
+                _free_gathered(stage)
         return self._share(step.metrics)
 
     # --- training ----------------------------------------------------------------------------------------------------
@@ -108,10 +109,26 @@ class Pipeline:
         length is enough and at most a quarter too long."""
         if self._built[:2] != (n_micro, n_rows) or not length <= self._built[2] <= 1.25 * length:
             self._schedule = None  # free the old buffers first
+            if self.plan.schedule in V_SHAPED:
+                self._allow_split_backward()
             self._torch_stages = [self._torch_stage(stage, n_rows, length) for stage in self.stages]
             self._schedule = build_schedule(self.plan.schedule, self._torch_stages, n_micro)
             self._built = (n_micro, n_rows, length)
         return self._schedule
+
+    def _allow_split_backward(self) -> None:
+        """Gradients of inputs first, of weights later: torch looks for a stage's parameters in the graph when the
+        backward pass begins. Of a block that FSDP has freed it would find none and lose its gradients without a word,
+        so blocks stay gathered from their first forward pass to the end of the step."""
+        for module in (module for stage in self.stages for module in stage.modules()):
+            if isinstance(module, FSDPModule):
+                module.set_reshard_after_forward(False, recurse=False)
+            if module._compiled_call_impl is not None:
+                raise AthanorError(
+                    f"schedule {self.plan.schedule} splits the backward pass, which compiled blocks do not allow",
+                    where="parallel.schedule",
+                    fix="parallel.schedule=interleaved_1f1b, or compile=false",
+                )
 
     def _torch_stage(self, stage: Stage, n_rows: int, length: int) -> Any:
         """Shapes are given, so that torch runs no inference of its own."""
@@ -314,11 +331,16 @@ def _stage_class() -> Any:
     return _TorchStage
 
 
+def _free_gathered(stage: Stage) -> None:
+    """Where FSDP has gathered parameters, go back to the shards: those have the gradients and are what changes."""
+    for module in stage.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _tied_gradient(stage: Stage) -> torch.Tensor | None:
     """This rank's part of the embedding's gradient; of a module that FSDP has sharded, its shard."""
-    for module in stage.modules():
-        if isinstance(module, FSDPModule):  # outside a step its parameters are the shards
-            module.reshard()
+    _free_gathered(stage)
     grad = stage.embed_tokens.weight.grad
     with torch.no_grad():
         return grad.to_local() if isinstance(grad, DTensor) else grad

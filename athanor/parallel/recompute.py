@@ -32,6 +32,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -77,7 +78,9 @@ class _Region:
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], scope: _Scope, part: nn.Module | None) -> None:
         self.fn = fn
         #: inputs, packed (an input may itself be dropped), and whether they carry a gradient
-        self.held = [(scope.pack(x), x.requires_grad) if isinstance(x, torch.Tensor) else (x, None) for x in args]
+        self.held = [
+            (scope.pack(x.detach()), x.requires_grad) if isinstance(x, torch.Tensor) else (x, None) for x in args
+        ]
         self.routers = [m for m in part.modules() if isinstance(m, Router)] if part is not None else []
         self.again: Any = nullcontext()
         self.n_places = 0
@@ -203,7 +206,7 @@ class _Scope:
             found = self.made.get(_storage(tensor))
             if found is not None:
                 return _Dropped(found[1], found[2], tensor)
-        return tensor.detach()
+        return tensor
 
     def note(self, region: _Region, i: int, result: torch.Tensor) -> None:
         """From now on ``result`` need not be kept: ``region`` can make it."""
@@ -434,7 +437,8 @@ def apply_recompute(
     items = layers.items() if isinstance(layers, nn.ModuleDict) else enumerate(layers)
     blocks: dict[int, Any] = {int(name): block for name, block in items}
     experts = {i: isinstance(block.mlp, MoEFeedForward) for i, block in blocks.items()}
-    layout, dtype = layout or Layout(), dtype or next((p.dtype for p in model.parameters()), torch.float32)
+    layout = replace(layout or Layout(), collectives_saved=plan.communication == "save")
+    dtype = dtype or next((p.dtype for p in model.parameters()), torch.float32)
     if plan.mode == "budget":
         if plan.budget_bytes is None or micro_batch_tokens is None:
             missing = "budget_bytes" if plan.budget_bytes is None else "micro_batch_tokens"

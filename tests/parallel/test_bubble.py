@@ -19,6 +19,7 @@ def _measure(pp: int) -> list[float]:
     return [measure_bubble(schedule, pp, vpp, m, STAGE_S) for schedule, vpp, m in CASES[pp]]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # needs cores that nobody else uses: beside other tests idle time is theirs
 @pytest.mark.parametrize("pp", [2, 4])
 def test_idle_share_is_the_formulas(pp: int) -> None:
     for (schedule, vpp, m), idle in zip(CASES[pp], run_ranks(pp, _measure, pp)[0], strict=True):

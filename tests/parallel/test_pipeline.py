@@ -20,11 +20,7 @@ from athanor.parallel.pipeline import Pipeline, check_micro_batches, forward_ord
 from athanor.parallel.plan import ParallelPlan
 from athanor.parallel.stages import Visit, placement, split
 from athanor.train.objective import CausalLM, Objective
-from tests.parallel import ranks as harness
 from tests.parallel.ranks import run_ranks
-
-# The import pulls in much of torch: once in the server that ranks are forked from, not in each of them.
-harness._PRELOAD.extend(x for x in ("torch.distributed.pipelining", __name__) if x not in harness._PRELOAD)
 
 T = 24
 VPP = {"gpipe": 1, "1f1b": 1, "interleaved_1f1b": 2, "zbv": 2, "dualpipev": 2}

@@ -136,13 +136,18 @@ WAYS = {
     "4-spread": (4, None, DOC_LENS),
     "4-odd": (4, True, ODD_LENS),
 }
+#: 4 ranks without a spread stream differ from 2 only where heads or norms do
+COMBINATIONS = [
+    (case, way) for way in WAYS for case in CASES if way != "4-odd" or case in ("one_kv_head", "old", "moe_sandwich")
+]
 
 
 def on_ranks(tp: int) -> dict[Any, dict[str, torch.Tensor]]:
     ranks = Ranks.of(ParallelPlan(tp=tp), CPU)
-    ways = [(name, sequence, lens) for name, (size, sequence, lens) in WAYS.items() if size == tp]
     return {
-        (case, name): outcome(parallel(case, ranks, sequence), lens) for case in CASES for name, sequence, lens in ways
+        (case, way): outcome(parallel(case, ranks, WAYS[way][1]), WAYS[way][2])
+        for case, way in COMBINATIONS
+        if WAYS[way][0] == tp
     }
 
 
@@ -151,8 +156,7 @@ def results() -> dict[int, list[dict[Any, dict[str, torch.Tensor]]]]:
     return {tp: run_ranks(tp, on_ranks, tp) for tp in (2, 4)}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("case", "way"), COMBINATIONS)
 def test_equals_one_process(results: Any, case: str, way: str) -> None:
     tp, _, doc_lens = WAYS[way]
     want = outcome(make(case), doc_lens)
