@@ -46,7 +46,8 @@ class ParallelEngine:
         stages = split(model, plan, ranks.at("pp")) if plan.pp > 1 else []
         self.parts: list[Decoder] = [*stages] or [model]
         for part in self.parts:
-            part.to(self.device)
+            if any(tensor.device != self.device for tensor in (*part.parameters(), *part.buffers())):
+                part.to(self.device)
             parallelize(part, ranks, plan, self.dtype, compiled=self._compiled)
         self.model = self.parts[0]
         self.optimizer = ShardedAdamW(self.parts, ranks, recipe.optimizer)

@@ -59,9 +59,10 @@ class Ranks:
         """The mesh of one dimension, of a flat name, or of several dimensions."""
         if len(names) == 1 and names[0] in self._flat:
             return self._flat[names[0]]
-        if set(names) & {"ep", "expert_fsdp"}:
-            return self.experts[names if len(names) > 1 else names[0]]
-        return self.mesh[names if len(names) > 1 else names[0]]
+        whole = self.experts if set(names) & {"ep", "expert_fsdp"} else self.mesh
+        if len(names) > 1:
+            return whole[names]
+        return self._flat.setdefault(names[0], whole[names[0]])  # a step asks often, and slicing works on tensors
 
     def group(self, name: str) -> dist.ProcessGroup:
         """The process group of one dimension or flat name."""
