@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 #: What a run imports on its way takes seconds: here it is imported once, before the forks.
-_PRELOAD = [
+PRELOAD = [
     "pytest",
     "torch._dynamo",
     "torch._inductor.config",
@@ -39,7 +39,7 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_s: f
     that do not answer in time are killed and named.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
