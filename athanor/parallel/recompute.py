@@ -153,6 +153,11 @@ def _inside() -> Iterator[None]:
         _now.inside = before
 
 
+def running_again() -> bool:
+    """Whether this thread is in a region; in autograd's engine that is a region's second run."""
+    return _now.inside
+
+
 @contextmanager
 def _load_kept(routers: list[Router]) -> Iterator[None]:
     """The first run has counted the load of the experts; a second one must not."""

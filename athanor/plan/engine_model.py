@@ -1,0 +1,253 @@
+"""The cost model of Athanor's own engine: bytes, collectives and operations of one rank's step, by formula.
+
+No process group, no tensor. ``athanor.dryrun`` runs the engine itself on fake tensors and compares.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from athanor.errors import AthanorError
+from athanor.parallel.activations import activation_bytes
+from athanor.plan.engine_collectives import Call, Collectives
+from athanor.plan.engine_schedule import Action, actions, choice_of
+from athanor.plan.engine_states import WIDE, Stage, States, is_expert_layer
+from athanor.plan.routing import received_rows
+from athanor.plan.workload import Workload, coordinates
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one rank's step. Bytes; floating-point operations, 2 a multiply-add, matrix products only."""
+
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_peak_bytes: int  #: the most that is held for backward passes at once, all micro-batches in flight
+    collectives: Counter[Call]
+    flops: dict[str, int]  #: forward, backward, recompute
+
+
+def predict(work: Workload, rank: int) -> Prediction:
+    """What rank ``rank`` does in one step of ``work``. AthanorError for what the formulas do not know."""
+    _known(work)
+    states = States(work.config, work.plan, rank)
+    return Prediction(
+        states.parameter_bytes,
+        states.gradient_bytes,
+        states.optimizer_bytes,
+        Activations(work, rank).peak_bytes,
+        Collectives(work, rank, states).count(),
+        Flops(work, rank).count(),
+    )
+
+
+def _known(work: Workload) -> None:
+    plan, window = work.plan, work.config.sliding_window
+    what = None
+    if window is not None and window < max(work.doc_lens):
+        what = "a sliding window shorter than the documents"
+    elif plan.chunks > 1 and plan.tp > 1:
+        what = "products in chunks"
+    elif plan.copies > 1:
+        what = "two copies"
+    elif plan.offload != "none":
+        what = "offload"
+    elif work.seq_len % plan.cp:
+        what = "rows that cp does not divide"
+    if what is not None:
+        raise AthanorError(f"the cost model of the engine does not know {what}", where="parallel")
+
+
+class Flops:
+    """Matrix products and attention of one rank."""
+
+    def __init__(self, work: Workload, rank: int) -> None:
+        self.work, self.config, self.plan = work, work.config, work.plan
+        self.at = coordinates(work.plan, rank)
+        self.rank = rank
+        heads, kv_heads = self.config.num_attention_heads // self.plan.tp, self.config.num_key_value_heads
+        self.q = heads * self.config.head_size
+        self.kv = max(1, kv_heads // self.plan.tp) * self.config.head_size
+
+    def count(self) -> dict[str, int]:
+        """Of a step. The head's gradients are products of the forward pass (``athanor.model.head``)."""
+        out = {"forward": 0, "backward": 0, "recompute": 0}
+        for stage in States(self.config, self.plan, self.rank).stages:
+            for layer in stage.layers:
+                products, core = self._products(layer), 4 * self.q * self.pairs
+                out["forward"] += products + core
+                # of the core: 5 products of pairs instead of 2 (arXiv 2307.08691, algorithm 2)
+                out["backward"] += 2 * products + core * 5 // 2
+                out["recompute"] += self._again(layer, core)
+            if stage.is_last:
+                out["forward"] += 3 * 2 * self.work.local_tokens * self.config.hidden_size * self._vocabulary
+        return {name: n * self.work.micro_batches for name, n in out.items()}
+
+    @property
+    def _vocabulary(self) -> int:
+        block = -(-self.config.vocab_size // self.plan.tp)
+        return min(block, self.config.vocab_size - block * self.at["tp"])
+
+    @cached_property
+    def pairs(self) -> int:
+        """(query, key) pairs of one micro-batch that this rank's queries attend to: causal, inside documents."""
+        if self.plan.cp == 1:
+            return self.work.rows * sum(n * (n + 1) // 2 for n in self.work.doc_lens)
+        from athanor.parallel.context import Layout
+
+        layout = Layout.of([self.work.doc_lens] * self.work.rows, self.plan.cp, self.plan.cp_split)
+        return int(layout.pairs_R[self.at["cp"]])
+
+    def _matrix(self, rows: int, *sizes: int) -> int:
+        product = 2 * rows
+        for size in sizes:
+            product *= size
+        return product
+
+    @property
+    def _qkv(self) -> int:
+        return self._matrix(self.work.local_tokens, self.config.hidden_size, self.q + 2 * self.kv)
+
+    @property
+    def _out(self) -> int:
+        return self._matrix(self.work.local_tokens, self.config.hidden_size, self.q)
+
+    def _feed_forward(self, layer: int) -> tuple[int, int, int, int]:
+        """(router, one product of the routed experts, one of the dense or shared part, inputs of that)."""
+        config, n, d = self.config, self.work.local_tokens, self.config.hidden_size
+        inputs = 2 if config.mlp_gated else 1
+        if not is_expert_layer(config, layer):
+            return 0, 0, self._matrix(n, d, config.intermediate_size // self.plan.tp), inputs
+        moe = config.moe
+        assert moe is not None
+        inner, sent = moe.moe_intermediate_size // self.plan.tp, n * moe.num_experts_per_tok
+        rows = received_rows(sent, moe.num_experts, self.plan.ep, self.at["ep"]) if self.plan.ep > 1 else sent
+        shared = self._matrix(n, d, inner * moe.num_shared_experts)
+        return self._matrix(n, d, moe.num_experts), self._matrix(rows, d, inner), shared, inputs
+
+    def _products(self, layer: int) -> int:
+        router, routed, dense, inputs = self._feed_forward(layer)
+        return self._qkv + self._out + router + 3 * routed + (inputs + 1) * dense
+
+    def _again(self, layer: int, core: int) -> int:
+        """Repeated in the backward pass: up to the last tensor of a region that somebody asks for."""
+        choice, sandwich = choice_of(self.plan, layer), self.config.norm_placement != "pre"
+        names: set[str] = set() if isinstance(choice, str) else set(choice)
+        full, total = choice == "full", 0
+        if full or "attention" in names:
+            total += self._qkv + core + (self._out if full or sandwich else 0)
+        elif "qkv_proj" in names:
+            total += self._qkv
+        router, routed, dense, inputs = self._feed_forward(layer)
+        if full or "ffn" in names:
+            moe = self.config.moe if router else None
+            down = sandwich or (moe is not None and moe.balance == "loss")  # its loss is made behind the products
+            return total + router + 3 * routed + (inputs + (1 if down else 0)) * dense
+        gate = "gate_proj" in names
+        parts = ("up_proj" in names) + (1 if gate and (routed or inputs == 2) else 0)
+        return total + parts * routed + (("up_proj" in names) + (gate and inputs == 2)) * dense
+
+
+class Activations:
+    """What one rank keeps for its backward passes."""
+
+    def __init__(self, work: Workload, rank: int) -> None:
+        self.work, self.config, self.plan = work, work.config, work.plan
+        self.at = coordinates(work.plan, rank)
+        self.c, self.w = work.dtype.itemsize, max(work.dtype.itemsize, 4)
+        self.stages = {stage.index: stage for stage in States(work.config, work.plan, rank).stages}
+        self.rank = rank
+
+    @property
+    def _stream(self) -> int:
+        """Bytes of the residual stream of a micro-batch on this rank."""
+        n = self.work.local_tokens // (self.plan.tp if self.work.spread else 1)
+        return n * self.config.hidden_size * self.c
+
+    def block(self, layer: int, plain: bool = False) -> int:
+        """Bytes that a block keeps of a micro-batch."""
+        choice = "none" if plain else choice_of(self.plan, layer)
+        expert = is_expert_layer(self.config, layer)
+        total = activation_bytes(
+            self.config,
+            self.work.tokens,
+            choice,
+            self.work.dtype,
+            self.plan.tp,
+            self.work.spread,
+            self.plan.cp,
+            expert=expert,
+            collectives_saved=self.plan.recompute.communication == "save" and not plain,
+        )
+        names = () if isinstance(choice, str) else choice
+        if self.plan.cp > 1 and choice != "full" and "attention" not in names:
+            heads = self.config.num_attention_heads // self.plan.tp
+            n = self.work.local_tokens
+            total -= self.w * (n * heads * 5 // 4 - n * heads)  # the log-sum-exp without padding
+        return total
+
+    def ends(self, stage: Stage) -> tuple[int, int]:
+        """(bytes in front of a stage's blocks, behind them) of a micro-batch."""
+        n, d = self.work.local_tokens, self.config.hidden_size
+        front = n * (8 + 1) if stage.is_first and self.plan.tp > 1 else 0  # rows of the vocabulary, and whose
+        if not stage.is_last:
+            return front, self._stream  # what was sent
+        s = self._stream // (self.c * d)
+        norm = 2 * s * self.c if self.config.norm_type == "layernorm" else s * d * self.c + s * self.w
+        copied = self.config.norm_type == "rmsnorm" and self.c != self.w
+        vocabulary = min(block := -(-self.config.vocab_size // self.plan.tp), self.config.vocab_size - block * self.at["tp"])
+        head = n * d * self.c + vocabulary * d * self.c  # gradients of hidden states and matrix, made beforehand
+        return front, s * d * (self.w if copied else self.c) + norm + head
+
+    @property
+    def _rope(self) -> int:
+        if self.config.position_embedding != "rope":
+            return 0
+        width = int(self.config.head_size * self.config.partial_rotary_factor)
+        return 2 * self.work.local_tokens * (width // 2) * self.c
+
+    @cached_property
+    def _kept(self) -> dict[int, list[int]]:
+        """By stage: bytes in front, of every block, behind."""
+        out = {}
+        for index, stage in self.stages.items():
+            front, behind = self.ends(stage)
+            blocks = [self.block(layer) for layer in stage.layers]
+            if blocks and self.c == self.w and not stage.is_first:
+                blocks[0] -= self._stream  # a received tensor is itself what is kept
+            out[index] = [front, *blocks, behind]
+        return out
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Most at once over the step."""
+        held, best, in_flight = 0, 0, Counter[int]()
+        for action in self._order():
+            if action.kind == "F":
+                held += sum(self._kept[action.stage]) + (0 if in_flight[action.micro_batch] else self._rope)
+                in_flight[action.micro_batch] += 1
+                best = max(best, held)
+            elif action.kind == "B":
+                best = max(best, held + max(self._more(action.stage), default=0))
+                in_flight[action.micro_batch] -= 1
+                held -= sum(self._kept[action.stage]) + (0 if in_flight[action.micro_batch] else self._rope)
+        return best
+
+    def _order(self) -> list[Action]:
+        return actions(self.plan, self.at["pp"], self.work.micro_batches)
+
+    def _more(self, index: int) -> Iterator[int]:
+        """While a block that is made again runs backward: bytes beyond those held before the stage's backward pass."""
+        kept = self._kept[index]
+        for i, layer in enumerate(self.stages[index].layers):
+            if choice_of(self.plan, layer) in ("none", "gathers"):
+                continue
+            shared = self._stream if self.c == self.w else 0  # the block's input is there already
+            if choice_of(self.plan, layer) != "full":
+                shared = kept[1 + i]
+            behind = 0 if self.stages[index].is_last is False else kept[-1]
+            yield self.block(layer, plain=True) - shared - sum(kept[2 + i : -1]) - behind
