@@ -11,7 +11,7 @@ import torch
 from athanor.errors import AthanorError
 from athanor.inference.sampling import Sampling, row_uniforms, sample
 from athanor.model.cache import KVCache
-from athanor.model.decoder import Decoder
+from athanor.model.decoder import Choose, Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +53,28 @@ def generate(
     row's number. So a row says the same whatever shares its batch (to floating-point tolerance of the logits).
     At most ``batch_size`` rows decode at once; equal prompts are read once. Raises AthanorError for a prompt that is
     empty, holds an id outside the vocabulary, or does not fit the context with one token to spare.
+
+    A model laid over ranks (``athanor.parallel.inference``) is called by all of them with the same arguments; where it
+    has several copies, ``model.share`` gives each its rows, and every rank returns all.
     """
     check_prompts(model, prompts, max_new_tokens)
     seeds = list(range(len(prompts))) if row_seeds is None else list(row_seeds)
     if len(seeds) != len(prompts):
         raise AthanorError(f"{len(seeds)} row seeds for {len(prompts)} prompts", fix="give one seed for every prompt")
-    out: list[Generation | None] = [None] * len(prompts)
+    out: dict[int, Generation] = {}
     # Prompts of like length share a batch (little padding), and equal prompts lie side by side.
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i])))
     base_seed = sampling.seed if seed is None else seed
+    mine = order if model.share is None else model.share.part(order)
     with _evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for start in range(0, len(mine), batch_size):
+            rows = mine[start : start + batch_size]
             uniform_RN = row_uniforms(base_seed, [seeds[i] for i in rows], max_new_tokens)
             done = _collect(model, [prompts[i] for i in rows], sampling, stop_ids, max_new_tokens, uniform_RN)
-            for i, generation in zip(rows, done, strict=True):
-                out[i] = generation
-    return [g for g in out if g is not None]
+            out |= zip(rows, done, strict=True)
+    if model.share is not None:
+        out = model.share.gather(out)
+    return [out[i] for i in range(len(prompts))]
 
 
 def stream(
@@ -164,9 +169,10 @@ def _decode(
     context = model.config.max_position_embeddings
     limits_B = torch.tensor([min(max_new_tokens, context - len(p)) for p in prompts], device=device)
     rows_B = torch.arange(len(prompts), device=device)
-    cache, logits_BV = _prefill(model, prompts, int(limits_B.max()))
+    cache, (ids_B, logprobs_B) = _prefill(
+        model, prompts, int(limits_B.max()), lambda logits_BV: sample(logits_BV, sampling, uniform_RN[:, 0])
+    )
     for t in range(int(limits_B.max())):
-        ids_B, logprobs_B = sample(logits_BV, sampling, uniform_RN[rows_B, t])
         stopped_B = torch.isin(ids_B, stops_S)
         yield _Step(rows_B, ids_B, logprobs_B, stopped_B)
         live_B = ~(stopped_B | (limits_B <= t + 1))
@@ -176,13 +182,22 @@ def _decode(
         if n_live < len(rows_B):
             kept_B = _drop_rows(cache, live_B, n_live)
             rows_B, ids_B, limits_B = rows_B[kept_B], ids_B[kept_B], limits_B[kept_B]
-        hidden_B1D, _ = model.hidden(ids_B[:, None], None, None, cache)
+        uniform_B = uniform_RN[rows_B, t + 1]
+        ids_B, logprobs_B = model.decode(
+            ids_B[:, None],
+            cache,
+            torch.arange(n_live, device=device),
+            torch.zeros_like(rows_B),
+            lambda logits_BV, u_B=uniform_B: sample(logits_BV, sampling, u_B),  # type: ignore[misc]
+        )
         cache.advance(1)
-        logits_BV = model.project(hidden_B1D[:, 0])
 
 
-def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n_new: int) -> tuple[KVCache, torch.Tensor]:
-    """Read the prompts, right-padded, each distinct one once: (cache with a row per prompt, last logits [B, V])."""
+def _prefill(
+    model: Decoder, prompts: Sequence[Sequence[int]], n_new: int, choose: Choose
+) -> tuple[KVCache, tuple[torch.Tensor, torch.Tensor]]:
+    """Read the prompts, right-padded, each distinct one once: (cache with a row per prompt, what ``choose`` makes of
+    the last logits [B, V])."""
     device = model_device(model)
     distinct = {tuple(p): 0 for p in prompts}
     for i, key in enumerate(distinct):
@@ -192,16 +207,14 @@ def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n_new: int) -> tu
     for i, prompt in enumerate(distinct):
         ids_UT[i, : len(prompt)] = torch.tensor(prompt)
     lens_U = torch.tensor([len(p) for p in distinct], device=device)
+    rows_B = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)
     dtype = next(model.parameters()).dtype
     cache = KVCache(model.cache_config, len(distinct), longest + n_new, dtype, device)
-    hidden_UTD, _ = model.hidden(ids_UT.to(device), None, None, cache)
+    chosen = model.decode(ids_UT.to(device), cache, rows_B, lens_U[rows_B] - 1, choose)
     cache.advance(lens_U)
-    logits_UV = model.project(hidden_UTD[torch.arange(len(distinct), device=device), lens_U - 1])
-    if len(distinct) == len(prompts):
-        return cache, logits_UV
-    rows_B = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)
-    cache.select(rows_B)
-    return cache, logits_UV[rows_B]
+    if len(distinct) < len(prompts):
+        cache.select(rows_B)
+    return cache, chosen
 
 
 def _drop_rows(cache: KVCache, live_B: torch.Tensor, n_live: int) -> torch.Tensor:

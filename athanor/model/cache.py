@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from athanor.errors import AthanorError
@@ -55,6 +57,13 @@ class KVCache:
             k.transpose(1, 2)[rows, where] = k_BTHD
             v.transpose(1, 2)[rows, where] = v_BTHD
         return k[:, :, :end], v[:, :, :end]
+
+    def part(self, rows: slice) -> KVCache:
+        """Some rows as a cache of their own that writes to this one's tensors; lengths are those of now."""
+        view = copy.copy(self)
+        view.k, view.v = [k[rows] for k in self.k], [v[rows] for v in self.v]
+        view.lens_B = self.lens_B[rows]
+        return view
 
     def visible_BTS(self, n_new: int) -> torch.Tensor:
         """Boolean [B, T, longest + T]: key s is seen by new token t of row b when s <= lens_B[b] + t."""

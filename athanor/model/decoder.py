@@ -24,6 +24,10 @@ from athanor.model.rope import rope_tables
 IGNORE = -100
 
 
+#: logits [B, V] → (token ids int64 [B], log-probabilities float32 [B])
+Choose = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
 class Context(NamedTuple):
     """What all blocks share in one forward pass; one of ``packing`` (training) and ``cache`` (decoding) is set."""
 
@@ -83,6 +87,10 @@ class Decoder(nn.Module):
         self.token_logprob_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]] = token_logprobs
         #: and the shape a KVCache for this model has (a rank may hold some of the heads)
         self.cache_config = config
+        #: how rows are shared where copies of a model decode side by side, and who decodes with the present weights
+        #: where this is a rank's part of a model under training; None: there is one copy, and it does itself
+        self.share: Any = None
+        self.decoding_twin: Callable[[], Decoder] | None = None
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -178,6 +186,14 @@ class Decoder(nn.Module):
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm [..., D] → logits [..., V]."""
         return F.linear(hidden, self.head_weight)
+
+    def decode(
+        self, input_ids_BT: torch.Tensor, cache: KVCache, rows_B: torch.Tensor, last_B: torch.Tensor, choose: Choose
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read new tokens behind what ``cache`` holds (the caller advances it), and what ``choose`` makes of the logits
+        [B, V] at the places (rows_B, last_B) of the input: a pipeline has them on one rank, and its answer on all."""
+        hidden_BTD, _ = self.hidden(input_ids_BT, None, None, cache)
+        return choose(self.project(hidden_BTD[rows_B, last_B]))
 
     def loss(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -187,30 +187,11 @@ class Pipeline:
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def _wave(self, step: _Step) -> None:
-        """All stages over all micro-batches. Every rank walks the same list, so that sends and receives of any two
-        ranks come in one order: no deadlock, also where a send waits for its receive."""
-        mine = {stage.index: stage for stage in self.stages}
-        inbox: dict[tuple[int, int], tuple[list[torch.Tensor], list[Any]]] = {}
-        sent: list[tuple[Any, Any]] = []
-        for s, i in forward_order(self.plan, len(step.batches)):
-            behind = self.places[s + 1] if s + 1 < self.plan.stages else None
-            if s in mine:
-                tensors, works = inbox.pop((s, i), ([], []))
-                for work in works:
-                    work.wait()
-                out = step.run(mine[s], i, tensors)
-                if behind == self.at:
-                    inbox[s + 1, i] = (list(out), [])
-                elif behind is not None:
-                    out = [x.contiguous() for x in out]
-                    sent += [(dist.isend(x, group=self.group, group_dst=behind), x) for x in out]
-            elif behind == self.at:
-                batch = step.batches[i]
-                buffers = self._flow(len(batch.input_ids_BT), self._length(batch), self.device)
-                source = self.places[s]
-                inbox[s + 1, i] = (buffers, [dist.irecv(x, group=self.group, group_src=source) for x in buffers])
-        for work, _ in sent:
-            work.wait()
+        def empty(i: int) -> list[torch.Tensor]:
+            batch = step.batches[i]
+            return self._flow(len(batch.input_ids_BT), self._length(batch), self.device)
+
+        wave(self.plan, self.group, self.stages, len(step.batches), step.run, empty)
 
     def _share(self, metrics: Metrics) -> Metrics:
         """The last stage's sums on every rank of the pipeline."""
@@ -218,6 +199,43 @@ class Pipeline:
         last = dist.get_global_rank(self.group, self.places[-1])
         dist.broadcast_object_list(box, src=last, group=self.group, device=self.device)
         return dict(box[0])
+
+
+def wave(
+    plan: ParallelPlan,
+    group: dist.ProcessGroup,
+    stages: Sequence[Stage],
+    n_micro: int,
+    run: Callable[[Stage, int, Sequence[torch.Tensor]], Sequence[torch.Tensor]],
+    empty: Callable[[int], list[torch.Tensor]],
+) -> None:
+    """All stages forward over all micro-batches; ``stages`` are those of this rank of ``group``.
+
+    ``run(stage, i, received)`` gives what passes on (of the last stage it is not looked at), ``empty(i)`` tensors of
+    the same shapes. Every rank walks the same list, so that sends and receives of any two ranks come in one order: no
+    deadlock, also where a send waits for its receive.
+    """
+    at, places = group.rank(), placement(plan)
+    mine = {stage.index: stage for stage in stages}
+    inbox: dict[tuple[int, int], tuple[list[torch.Tensor], list[Any]]] = {}
+    sent: list[tuple[Any, Any]] = []
+    for s, i in forward_order(plan, n_micro):
+        behind = places[s + 1] if s + 1 < plan.stages else None
+        if s in mine:
+            tensors, works = inbox.pop((s, i), ([], []))
+            for work in works:
+                work.wait()
+            out = run(mine[s], i, tensors)
+            if behind == at:
+                inbox[s + 1, i] = (list(out), [])
+            elif behind is not None:
+                out = [x.contiguous() for x in out]
+                sent += [(dist.isend(x, group=group, group_dst=behind), x) for x in out]
+        elif behind == at:
+            buffers = empty(i)
+            inbox[s + 1, i] = (buffers, [dist.irecv(x, group=group, group_src=places[s]) for x in buffers])
+    for work, _ in sent:
+        work.wait()
 
 
 class _Step:

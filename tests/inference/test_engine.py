@@ -34,7 +34,8 @@ def test_cached_logits_equal_full_recomputation(kind: str) -> None:
     ids_BT = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(0))
     lens = [4, 9, 1]
     with torch.no_grad():
-        cache, logits_BV = _prefill(model, [ids_BT[b, :n].tolist() for b, n in enumerate(lens)], 11)
+        prompts = [ids_BT[b, :n].tolist() for b, n in enumerate(lens)]
+        cache, (logits_BV, _) = _prefill(model, prompts, 11, lambda logits_BV: (logits_BV, logits_BV))
         for step in range(11):
             for b, n in enumerate(lens):
                 whole_V = model(ids_BT[b : b + 1, : n + step])[0, -1]
