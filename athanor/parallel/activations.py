@@ -130,20 +130,42 @@ def activation_bytes(
     c·N·D, and the sum that goes back to the stream. The exchange of expert parallel is not counted.
     """
     size = _Sizes.of(config, tokens, dtype, tp, sp, cp)
-    names: set[str] = set() if isinstance(choice, str) else set(choice)
-    spread = sp and tp > 1
-    saved_each = size.stream + (size.gathered if spread else 0) if collectives_saved and tp > 1 else 0
+    saved_each = size.stream + (size.gathered if sp and tp > 1 else 0) if collectives_saved and tp > 1 else 0
     if choice == "full":
         return size.stream + 2 * saved_each
-    moe = config.moe is not None if expert is None else expert
-    total = _attention_half(size, names, spread, choice == "gathers")
-    feed_forward = _expert_part if moe else _dense_part
-    total += _half_input(size, names, "ffn", spread, choice == "gathers", uses_input=not moe or _reads_tokens(size))
-    if "ffn" not in names:
-        total += feed_forward(size, names)
+    how = {"expert": expert, "collectives_saved": collectives_saved}
+    return sum(half_bytes(config, tokens, choice, half, dtype, tp, sp, cp, **how) for half in ("attention", "ffn"))
+
+
+def half_bytes(
+    config: ModelConfig,
+    tokens: int,
+    choice: Choice,
+    half: Literal["attention", "ffn"],
+    dtype: torch.dtype,
+    tp: int = 1,
+    sp: bool = True,
+    cp: int = 1,
+    *,
+    expert: bool | None = None,
+    collectives_saved: bool = False,
+) -> int:
+    """As :func:`activation_bytes` for one half of a block with its norms; not for choice ``full``."""
+    size = _Sizes.of(config, tokens, dtype, tp, sp, cp)
+    names: set[str] = set() if isinstance(choice, str) else set(choice)
+    spread, gathers = sp and tp > 1, choice == "gathers"
+    if half == "attention":
+        total = _attention_half(size, names, spread, gathers)
+    else:
+        moe = config.moe is not None if expert is None else expert
+        total = _half_input(size, names, "ffn", spread, gathers, uses_input=not moe or _reads_tokens(size))
+        if "ffn" not in names:
+            total += (_expert_part if moe else _dense_part)(size, names)
     if config.norm_placement != "pre":
-        total += _post_norm(size, names, "attention") + _post_norm(size, names, "ffn")
-    return total + saved_each * len(names & {"attention", "ffn"})
+        total += _post_norm(size, names, half)
+    if collectives_saved and tp > 1 and half in names:
+        total += size.stream + (size.gathered if spread else 0)
+    return total
 
 
 def _half_input(size: _Sizes, names: set[str], part: str, spread: bool, gathers: bool, uses_input: bool = True) -> int:

@@ -203,6 +203,7 @@ class _Scope:
 
     def __exit__(self, *error: Any) -> None:
         self._hooks.__exit__(*error)
+        del self._hooks  # they know this scope: a circle, which would keep every region's inputs until it is looked for
         _now.scope = self._before
 
     def pack(self, tensor: torch.Tensor) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from athanor.model.head import CHUNK_ELEMENTS
-from athanor.plan.engine_schedule import Action, actions, choice_of, gathers
+from athanor.plan.engine_schedule import Action, actions, choice_of, gathers, keeps_input
 from athanor.plan.engine_states import WIDE, Param, Stage, States, is_expert_layer, shard
 from athanor.plan.routing import received_rows
 from athanor.plan.workload import Workload, axis_of, coordinates, group_of
@@ -131,11 +131,12 @@ class Collectives:
             out += self._norm(d)
         # A region runs again up to the last tensor that somebody kept: to its end where its result is a norm's input.
         attention, ffn = full or "attention" in names, full or "ffn" in names
+        asked = full or (sandwich and keeps_input(self.work, names))
         out += self._enter(again=choice == "gathers" or (attention and not kept))
-        out += self._leave(again=attention and not kept and (full or sandwich))
+        out += self._leave(again=attention and not kept and asked)
         out += self._attention_weights() + self._context(attention)
         out += self._enter(again=choice == "gathers" or (ffn and not kept))
-        out += self._leave(again=ffn and not kept and sandwich)
+        out += self._leave(again=ffn and not kept and sandwich and asked)
         if is_expert_layer(config, layer):
             return out + self._experts(ffn, kept)
         if config.mlp_bias and self.work.spread:

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from athanor.errors import AthanorError
-from athanor.parallel.activations import activation_bytes
+from athanor.parallel.activations import Choice, activation_bytes, half_bytes
 from athanor.plan.engine_collectives import Call, Collectives
-from athanor.plan.engine_schedule import Action, actions, choice_of
-from athanor.plan.engine_states import WIDE, Stage, States, is_expert_layer
+from athanor.plan.engine_schedule import Action, actions, choice_of, keeps_input
+from athanor.plan.engine_states import Stage, States, is_expert_layer
 from athanor.plan.routing import received_rows
 from athanor.plan.workload import Workload, coordinates
 
@@ -138,14 +139,15 @@ class Flops:
         choice, sandwich = choice_of(self.plan, layer), self.config.norm_placement != "pre"
         names: set[str] = set() if isinstance(choice, str) else set(choice)
         full, total = choice == "full", 0
+        asked = full or keeps_input(self.work, names)
         if full or "attention" in names:
-            total += self._qkv + core + (self._out if full or sandwich else 0)
+            total += self._qkv + core + (self._out if full or (sandwich and asked) else 0)
         elif "qkv_proj" in names:
             total += self._qkv
         router, routed, dense, inputs = self._feed_forward(layer)
         if full or "ffn" in names:
             moe = self.config.moe if router else None
-            down = sandwich or (moe is not None and moe.balance == "loss")  # its loss is made behind the products
+            down = (sandwich and asked) or (moe is not None and moe.balance == "loss")  # its loss is made behind the products
             return total + router + 3 * routed + (inputs + (1 if down else 0)) * dense
         gate = "gate_proj" in names
         parts = ("up_proj" in names) + (1 if gate and (routed or inputs == 2) else 0)
@@ -168,27 +170,37 @@ class Activations:
         n = self.work.local_tokens // (self.plan.tp if self.work.spread else 1)
         return n * self.config.hidden_size * self.c
 
+    def _sizes(self, layer: int, plain: bool) -> tuple[Choice, dict[str, Any]]:
+        choice: Choice = "none" if plain else choice_of(self.plan, layer)
+        return choice, {
+            "dtype": self.work.dtype,
+            "tp": self.plan.tp,
+            "sp": self.work.spread,
+            "cp": self.plan.cp,
+            "expert": is_expert_layer(self.config, layer),
+            "collectives_saved": self.plan.recompute.communication == "save" and not plain,
+        }
+
+    def _padding(self, choice: Choice) -> int:
+        """Room that one device's attention leaves in its log-sum-exp, and context parallel does not."""
+        if self.plan.cp == 1 or choice == "full" or (not isinstance(choice, str) and "attention" in choice):
+            return 0
+        elements = self.work.local_tokens * (self.config.num_attention_heads // self.plan.tp)
+        return self.w * (elements * 5 // 4 - elements)
+
     def block(self, layer: int, plain: bool = False) -> int:
-        """Bytes that a block keeps of a micro-batch."""
-        choice = "none" if plain else choice_of(self.plan, layer)
-        expert = is_expert_layer(self.config, layer)
-        total = activation_bytes(
-            self.config,
-            self.work.tokens,
-            choice,
-            self.work.dtype,
-            self.plan.tp,
-            self.work.spread,
-            self.plan.cp,
-            expert=expert,
-            collectives_saved=self.plan.recompute.communication == "save" and not plain,
+        """Bytes that a block keeps of a micro-batch; ``plain``: without recomputation."""
+        choice, sizes = self._sizes(layer, plain)
+        return activation_bytes(self.config, self.work.tokens, choice, **sizes) - self._padding(choice)
+
+    def halves(self, layer: int, plain: bool = False) -> tuple[int, int]:
+        """The same of its attention and of its feed-forward; not for choice ``full``."""
+        choice, sizes = self._sizes(layer, plain)
+        attention, ffn = (
+            half_bytes(self.config, self.work.tokens, choice, half, **sizes)  # type: ignore[arg-type]
+            for half in ("attention", "ffn")
         )
-        names = () if isinstance(choice, str) else choice
-        if self.plan.cp > 1 and choice != "full" and "attention" not in names:
-            heads = self.config.num_attention_heads // self.plan.tp
-            n = self.work.local_tokens
-            total -= self.w * (n * heads * 5 // 4 - n * heads)  # the log-sum-exp without padding
-        return total
+        return attention - self._padding(choice), ffn
 
     def ends(self, stage: Stage) -> tuple[int, int]:
         """(bytes in front of a stage's blocks, behind them) of a micro-batch."""
@@ -242,12 +254,16 @@ class Activations:
 
     def _more(self, index: int) -> Iterator[int]:
         """While a block that is made again runs backward: bytes beyond those held before the stage's backward pass."""
-        kept = self._kept[index]
-        for i, layer in enumerate(self.stages[index].layers):
-            if choice_of(self.plan, layer) in ("none", "gathers"):
+        kept, stage = self._kept[index], self.stages[index]
+        for i, layer in enumerate(stage.layers):
+            choice = choice_of(self.plan, layer)
+            if choice in ("none", "gathers"):
                 continue
-            shared = self._stream if self.c == self.w else 0  # the block's input is there already
-            if choice_of(self.plan, layer) != "full":
-                shared = kept[1 + i]
-            behind = 0 if self.stages[index].is_last is False else kept[-1]
-            yield self.block(layer, plain=True) - shared - sum(kept[2 + i : -1]) - behind
+            gone = sum(kept[2 + i : -1]) + (kept[-1] if stage.is_last else 0)  # of blocks behind and the head
+            if choice == "full":
+                # Its input is held beside wider copies of it; what else was kept is part of what is made again.
+                yield self.block(layer, plain=True) - (kept[1 + i] - (self._stream if self.c != self.w else 0)) - gone
+                continue
+            (attention, ffn), (attention_plain, ffn_plain) = self.halves(layer), self.halves(layer, plain=True)
+            yield ffn_plain - ffn - gone
+            yield attention_plain - attention - ffn - gone

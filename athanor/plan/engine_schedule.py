@@ -14,6 +14,7 @@ from athanor.errors import AthanorError
 from athanor.parallel.activations import Choice
 from athanor.parallel.plan import ParallelPlan
 from athanor.plan.engine_states import V_SHAPED, States, Unit
+from athanor.plan.workload import Workload
 
 #: torch keeps at most this many stages of an interleaved schedule gathered
 ACTIVE_STAGES = 3
@@ -126,3 +127,9 @@ def choice_of(plan: ParallelPlan, layer: int) -> Choice:
     if recompute.mode == "every_k":
         return "full" if layer % recompute.every_k == 0 else "none"
     return "full" if recompute.mode == "full" else "none"
+
+
+def keeps_input(work: Workload, names: set[str]) -> bool:
+    """Whether a post-norm asks for its input again: an RMSNorm in half precision keeps a wider copy instead."""
+    copied = work.config.norm_type == "rmsnorm" and work.dtype.itemsize < 4
+    return "norms" in names or not copied
