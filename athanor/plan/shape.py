@@ -133,6 +133,22 @@ class Documents:
         pairs = (weights * (whole * row + _pairs(rest, convention, window))).sum()
         return float(pairs / (weights * lengths).sum())
 
+    def imbalance(self, seq_len: int, cp: int, rows: int = 256) -> float:
+        """Attended pairs of the rank with most over the mean, where each of ``cp`` ranks has the two chunks i and
+        2·cp−1−i of a row (split ``sequence``); mean over ``rows`` rows of documents drawn by a fixed seed."""
+        rng = np.random.default_rng(0)
+        lengths, weights = np.asarray(self.lengths or (seq_len,)), np.asarray(self.weights or (1.0,))
+        ratios = []
+        for _ in range(rows):
+            drawn = rng.choice(lengths, size=-(-seq_len // int(lengths.min())), p=weights / weights.sum())
+            ends = np.minimum(np.cumsum(drawn), seq_len)
+            starts = np.concatenate([[0], ends[:-1]])
+            within = np.arange(seq_len) - np.repeat(starts, ends - starts)  # a query's place in its document
+            chunks = np.array([part.sum() for part in np.array_split(within + 1.0, 2 * cp)])
+            ranks = chunks[:cp] + chunks[::-1][:cp]
+            ratios.append(ranks.max() / ranks.mean())
+        return float(np.mean(ratios))
+
 
 def _pairs(lengths: np.ndarray, convention: Convention, window: int | None) -> np.ndarray:
     lengths = lengths.astype(np.float64)

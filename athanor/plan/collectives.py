@@ -1,0 +1,106 @@
+"""Seconds of collectives, for arrays of groups: latency of the steps plus bytes over the narrowest way.
+
+A group of g ranks with a stride between neighbours (ranks inside one another: tp 1, cp tp, data tp·cp, …) has l members
+in a node and spans k = g / l nodes. Inside a node bytes go over the fabric, between nodes over the node's NICs, which
+all groups of that node share: with l members each, node.devices / l groups work at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from athanor.errors import AthanorError
+from athanor.plan.cluster import Cluster
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Where the ranks of a collective are. All arrays [N]."""
+
+    size: Floats
+    local: Floats  #: members in one node
+    nodes: Floats
+
+
+class Links:
+    """Collectives on the fabric and network of ``cluster``."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.node, self.network = cluster, cluster.node, cluster.network
+
+    def group(self, size: ArrayLike, stride: ArrayLike) -> Group:
+        """Ranks 0, stride, 2·stride … (size of them), nodes filled in order of rank."""
+        size, stride = np.asarray(size, np.float64), np.asarray(stride, np.float64)
+        local = np.clip(np.floor(self.node.devices / stride), 1, size)
+        nodes = np.ceil(size / local)
+        if self.network is None and bool((nodes > 1).any()):
+            raise AthanorError(
+                f"a group of {int(size.max())} ranks does not fit into a node of {self.node.devices} devices",
+                where=self.cluster.name,
+                fix="a cluster file with a network section",
+            )
+        return Group(size, local, nodes)
+
+    def _fabric(self, local: Floats) -> Floats:
+        """Bytes/s a device sends inside its node when ``local`` devices of a group take part."""
+        rate = self.node.bytes_per_s * self.node.efficiency
+        if self.node.fabric == "full_mesh":
+            # Each pair has its own link, so that a small group reaches only the links to its members.
+            return np.asarray(rate * np.minimum(1.0, np.maximum(local - 1, 1) / max(self.node.devices - 1, 1)))
+        if self.node.fabric == "pcie":
+            # Every byte passes the host: in from one device, out to another.
+            return np.asarray(np.full_like(local, rate / 2))
+        return np.asarray(np.full_like(local, rate))
+
+    def _nic(self, group: Group) -> Floats:
+        """Bytes/s of a group between nodes: its share of the NICs, less of the upper links where it leaves a leaf."""
+        if self.network is None:
+            return np.full_like(group.size, np.inf)
+        sharing = np.maximum(self.node.devices / group.local, 1.0)
+        rate = self.network.nics * self.network.bytes_per_s * self.network.efficiency / sharing
+        upper = group.nodes > self.network.leaf_nodes
+        return np.asarray(rate / np.where(upper, self.network.oversubscription, 1.0))
+
+    def _latency(self, group: Group, steps_local: Floats, steps_nodes: Floats) -> Floats:
+        between = self.network.latency_s if self.network is not None else 0.0
+        return np.asarray(steps_local * self.node.latency_s + steps_nodes * between)
+
+    def all_gather_s(self, nbytes: ArrayLike, group: Group) -> Floats:
+        """``nbytes``: of the gathered tensor. A ring: (g−1)/g of it passes every link. So does a reduce-scatter."""
+        moved = np.asarray(nbytes, np.float64) * (group.size - 1) / group.size
+        time = np.where(group.local > 1, moved / self._fabric(group.local), 0.0)
+        time = np.maximum(time, np.where(group.nodes > 1, moved / self._nic(group), 0.0))
+        steps = np.minimum(group.nodes - 1, 4 * np.log2(np.maximum(group.nodes, 1)))  # rings, or trees where they win
+        latency = self._latency(group, group.local - 1, steps)
+        return np.asarray(np.where(group.size > 1, time + latency + self.cluster.device.launch_s, 0.0))
+
+    def all_reduce_s(self, nbytes: ArrayLike, group: Group) -> Floats:
+        """A reduce-scatter and an all-gather, in a ring or (same bytes, fewer steps) a tree."""
+        both = 2 * self.all_gather_s(nbytes, group)
+        return np.asarray(np.where(group.size > 1, both - self.cluster.device.launch_s, 0.0))
+
+    def all_to_all_s(self, nbytes: ArrayLike, group: Group) -> Floats:
+        """``nbytes``: what a rank sends in all, 1/g of it to each."""
+        nbytes = np.asarray(nbytes, np.float64)
+        inside = nbytes * (group.local - 1) / group.size
+        if self.node.fabric == "ring":
+            inside = inside * np.maximum(group.local / 4, 1)  # a message passes a quarter of the ring on average
+        outside = nbytes * (group.size - group.local) / group.size
+        time = np.maximum(inside / self._fabric(group.local), outside * group.local / self._nic(group))
+        latency = self._latency(group, np.minimum(group.local - 1, 1), np.minimum(group.nodes - 1, 1))
+        return np.asarray(np.where(group.size > 1, time + latency + self.cluster.device.launch_s, 0.0))
+
+    def send_s(self, nbytes: ArrayLike, stride: ArrayLike) -> Floats:
+        """To the rank ``stride`` further on, while every device of the node sends likewise."""
+        nbytes, stride = np.asarray(nbytes, np.float64), np.asarray(stride, np.float64)
+        near = nbytes / (self.node.bytes_per_s * self.node.efficiency) + self.node.latency_s
+        if self.network is None:
+            return np.asarray(near)
+        rate = self.network.nics * self.network.bytes_per_s * self.network.efficiency / self.node.devices
+        far = nbytes / rate + self.network.latency_s
+        return np.asarray(np.where(stride < self.node.devices, near, far))
