@@ -90,8 +90,10 @@ class _Sizes:
 
     def norm(self, rows: int, width: int) -> int:
         """What a norm keeps beside its input (which counts as kept even where a wider copy takes its place)."""
-        if self.config.norm_type == "layernorm":
-            return 2 * rows * self.c
+        return 2 * rows * self.c if self.config.norm_type == "layernorm" else self.rms_norm(rows, width)
+
+    def rms_norm(self, rows: int, width: int) -> int:
+        """The same of an RMSNorm, which those of q and k always are."""
         wider = 0 if self.c == self.w else rows * width * (self.w - self.c)
         return wider + rows * width * self.c + rows * self.w
 
@@ -200,7 +202,7 @@ def _attention_half(size: _Sizes, names: set[str], spread: bool, gathers: bool) 
     if config.qk_norm:
         total += c * n * (q + k)
         if "norms" not in names:
-            total += size.norm(n * heads, config.head_size) + size.norm(n * kv_heads, config.head_size)
+            total += size.rms_norm(n * heads, config.head_size) + size.rms_norm(n * kv_heads, config.head_size)
         elif config.position_embedding != "rope":
             total -= c * n * (q + k)
     return total
