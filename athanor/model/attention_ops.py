@@ -1,7 +1,8 @@
 """Causal attention inside documents, without ever making a T×T mask.
 
-CPU: documents of about one length share a call of PyTorch's fused CPU kernel (forward and backward), inside one custom
-operator, so that ``torch.compile`` neither breaks on it nor recompiles when the lengths change. Other devices: the
+CPU: one custom operator, so that ``torch.compile`` neither breaks on it nor recompiles when the lengths change. In it,
+bfloat16 goes to our own kernel where the machine can build it (``native.py``); else documents of about one length share
+a call of PyTorch's fused CPU kernel. Other devices: the
 variable-length kernel where PyTorch has one for the dtype, else the same buckets over ``scaled_dot_product_attention``.
 """
 
@@ -14,18 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from athanor.model.native import kernel_for
 from athanor.model.packing import Bucket, Packing, make_buckets
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-#: queries of one block in the bfloat16 backward pass: scores of a block are heads × BLOCK × keys, never T×T
-BLOCK = 256
-#: scores of one group of heads a thread works on at once: 1 MB in bfloat16, half of a core's second-level cache
-SCORES = 2**19
-#: documents longer than this take PyTorch's kernel in bfloat16 too: it skips what lies above the diagonal
-LONG = 2048
 
 
 @lru_cache(maxsize=8)
@@ -66,8 +60,12 @@ def _take_grad(x_NHD: torch.Tensor, bucket: Bucket) -> torch.Tensor:
 def _packed_attention(
     q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention per document; returns out [N, H, D] and the log-sum-exp, float [N·padding, H] by buckets."""
+    """Causal attention per document; returns out [N, H, D] and the log-sum-exp, flat: float32 [H, N] of our own kernel,
+    else [H, length] of each padded document by buckets."""
     q_NHD, k_NHD, v_NHD = q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous()
+    if (kernel := kernel_for(q_NHD)) is not None:
+        lse_all = torch.empty(_lse_size(q_NHD))
+        return kernel.forward(q_NHD, k_NHD, v_NHD, lens, lse_all), lse_all
     out_NHD = torch.empty_like(q_NHD)
     lses = []
     for bucket in _buckets_of(tuple(lens.tolist())):
@@ -93,64 +91,6 @@ def _(q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch
     )
 
 
-def _blocked_backward(
-    grad_nHLD: torch.Tensor, q_nHLD: torch.Tensor, k_nHLD: torch.Tensor, v_nHLD: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of causal attention by matrix products over blocks of queries; heads of k and v equal those of q.
-
-    PyTorch's own bfloat16 backward kernel for CPUs takes 1.6 to 4 times as long up to 512 tokens (docs/lab-notes.md).
-    Scores of a block are rounded to bfloat16, as in eager attention under autocast; sums over blocks are float32.
-    Heads go through in groups whose scores stay in a core's cache.
-    """
-    n, heads, length, width = q_nHLD.shape
-    q, k, v, grad = (x.reshape(n * heads, length, width) for x in (q_nHLD * width**-0.5, k_nHLD, v_nHLD, grad_nHLD))
-    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
-    group = max(1, SCORES // (min(length, BLOCK) * length)) * torch.get_num_threads()
-    for first in range(0, n * heads, group):
-        rows = slice(first, first + group)
-        dk[rows], dv[rows] = _group_backward(grad[rows], q[rows], k[rows], v[rows], dq[rows])
-    dq *= width**-0.5
-    return tuple(x.view(n, heads, length, width) for x in (dq, dk, dv))  # type: ignore[return-value]
-
-
-def _group_backward(
-    grad_GLD: torch.Tensor, q_GLD: torch.Tensor, k_GLD: torch.Tensor, v_GLD: torch.Tensor, dq_GLD: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of k and v of some heads; that of the (scaled) q is written into ``dq_GLD``."""
-    length = q_GLD.shape[1]
-    dk, dv = (torch.zeros(k_GLD.shape, dtype=torch.float32) for _ in range(2))
-    for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        q, grad, k_seen, v_seen = q_GLD[:, start:end], grad_GLD[:, start:end], k_GLD[:, :end], v_GLD[:, :end]
-        scores = torch.bmm(q, k_seen.transpose(1, 2))
-        scores[:, :, start:end] += _causal_bias(end - start)
-        p = torch._softmax(scores, -1, False)
-        d_scores = torch._softmax_backward_data(torch.bmm(grad, v_seen.transpose(1, 2)), p, -1, p.dtype)
-        dq_GLD[:, start:end] = torch.bmm(d_scores, k_seen)
-        dk[:, :end] += torch.bmm(d_scores.transpose(1, 2), q)
-        dv[:, :end] += torch.bmm(p.transpose(1, 2), grad)
-    return dk, dv
-
-
-@lru_cache(maxsize=64)
-def _causal_bias(length: int) -> torch.Tensor:
-    """bfloat16 [length, length], -inf above the diagonal: adding it is faster than filling by a mask."""
-    return torch.full((length, length), -torch.inf, dtype=torch.bfloat16).triu_(1)
-
-
-def _bucket_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of one bucket ([n, H, L, D]; k and v may have fewer heads), by the faster way for the dtype."""
-    if q.dtype != torch.bfloat16 or q.shape[2] > LONG:
-        return _flash_backward(grad, q, k, v, out, lse, 0.0, True)  # type: ignore[no-any-return]
-    groups = q.shape[1] // k.shape[1]
-    if groups == 1:
-        return _blocked_backward(grad, q, k, v)
-    dq, dk, dv = _blocked_backward(grad, q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
-    return dq, *(x.unflatten(1, (-1, groups)).sum(2) for x in (dk, dv))
-
-
 @torch.library.custom_op("athanor::packed_attention_backward", mutates_args=(), device_types="cpu")
 def _packed_attention_backward(
     grad_NHD: torch.Tensor,
@@ -162,6 +102,8 @@ def _packed_attention_backward(
     lens: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     grad_NHD, q_NHD, k_NHD, v_NHD = (x.contiguous() for x in (grad_NHD, q_NHD, k_NHD, v_NHD))
+    if (kernel := kernel_for(q_NHD)) is not None:
+        return kernel.backward(grad_NHD, q_NHD, k_NHD, v_NHD, out_NHD, lse_all, lens)
     dq, dk, dv = torch.empty_like(q_NHD), torch.empty_like(k_NHD), torch.empty_like(v_NHD)
     at = 0
     for bucket in _buckets_of(tuple(lens.tolist())):
@@ -169,7 +111,7 @@ def _packed_attention_backward(
         lse = lse_all[at : at + size].view(bucket.n_docs, q_NHD.shape[1], bucket.length)
         at += size
         q, k, v = _take(q_NHD, bucket), _take(k_NHD, bucket), _take(v_NHD, bucket)
-        grads = _bucket_backward(_take_grad(grad_NHD, bucket), q, k, v, _take(out_NHD, bucket), lse)
+        grads = _flash_backward(_take_grad(grad_NHD, bucket), q, k, v, _take(out_NHD, bucket), lse, 0.0, True)
         for target, grad in zip((dq, dk, dv), grads, strict=True):
             _put(target, grad, bucket)
     return dq, dk, dv

@@ -1,0 +1,130 @@
+"""The bfloat16 attention kernel for CPUs (cpu_attention.cpp): built on first use, kept in the user's cache.
+
+Where there is no C++ compiler, no bfloat16 matrix instructions, or ``ATHANOR_NATIVE=0`` is set, ``attention_kernel``
+is None and PyTorch's own kernels serve.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("cpu_attention.cpp")
+#: -ffast-math itself would make the whole process flush denormal numbers: libraries linked with it do that when loaded
+FLAGS = [
+    *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"),
+    *("-fassociative-math", "-freciprocal-math"),
+]
+_WIDTH_STEP = 32  # what the kernel's panels divide
+
+
+class AttentionKernel:
+    """Causal attention inside documents; tensors bfloat16 [N, H, D], contiguous, D a multiple of 32; scale 1/√D."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._forward = library.athanor_attention_forward
+        self._backward = library.athanor_attention_backward
+
+    def forward(
+        self, q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor, lse_HN: torch.Tensor
+    ) -> torch.Tensor:
+        """The output [N, H, D]; writes the log-sum-exp of the scores, float32. ``lens``: int64, they add up to N."""
+        out_NHD = torch.empty_like(q_NHD)
+        _call(self._forward, (q_NHD, k_NHD, v_NHD, lens), _sizes(q_NHD, k_NHD, lens), (out_NHD, lse_HN))
+        return out_NHD
+
+    def backward(
+        self,
+        grad_NHD: torch.Tensor,
+        q_NHD: torch.Tensor,
+        k_NHD: torch.Tensor,
+        v_NHD: torch.Tensor,
+        out_NHD: torch.Tensor,
+        lse_HN: torch.Tensor,
+        lens: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of q, k and v, accumulated in float32."""
+        grads = torch.empty_like(q_NHD), torch.empty_like(k_NHD), torch.empty_like(v_NHD)
+        read = (grad_NHD, q_NHD, k_NHD, v_NHD, out_NHD, lse_HN, lens)
+        _call(self._backward, read, _sizes(q_NHD, k_NHD, lens), grads)
+        return grads
+
+
+def _sizes(q_NHD: torch.Tensor, k_NHD: torch.Tensor, lens: torch.Tensor) -> tuple[int, ...]:
+    n_tokens, n_heads, width = q_NHD.shape
+    return len(lens), n_tokens, n_heads, k_NHD.shape[1], width
+
+
+def _call(
+    function: ctypes._NamedFuncPointer,
+    read: tuple[torch.Tensor, ...],
+    sizes: tuple[int, ...],
+    written: tuple[torch.Tensor, ...],
+) -> None:
+    def pointers(tensors: tuple[torch.Tensor, ...]) -> list[ctypes.c_void_p]:
+        return [ctypes.c_void_p(x.data_ptr()) for x in tensors]
+
+    function(*pointers(read), *map(ctypes.c_int64, sizes), *pointers(written))
+
+
+def kernel_for(q_NHD: torch.Tensor) -> AttentionKernel | None:
+    """The kernel, if these queries are of its kind and this machine can run it."""
+    if q_NHD.dtype != torch.bfloat16 or q_NHD.shape[2] % _WIDTH_STEP:
+        return None
+    return attention_kernel()
+
+
+@cache
+def attention_kernel() -> AttentionKernel | None:
+    """The kernel of this machine, built if the cache does not have it."""
+    compiler = _compiler()
+    if os.environ.get("ATHANOR_NATIVE") == "0" or compiler is None or not _may_run():
+        return None
+    try:
+        library = ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return AttentionKernel(library) if library.athanor_attention_available() else None
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++"))), None)
+
+
+def _may_run() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def _built(compiler: str) -> Path:
+    """The shared library: one file for a source, a PyTorch and a processor (the compiler's "native")."""
+    key = "\n".join([SOURCE.read_text(), torch.__version__, compiler, *FLAGS, _processor()])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
+    library = folder / f"attention-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # several processes may build at once: each under a name of its own, the last one stays
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / library.name
+            torch_lib = Path(torch.__file__).parent / "lib"
+            link = [f"-L{torch_lib}", f"-Wl,-rpath,{torch_lib}", "-ltorch_cpu", "-lc10"]
+            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made), *link], check=True, capture_output=True)
+            os.replace(made, library)
+    return library
+
+
+def _processor() -> str:
+    """The model and features that the operating system tells, for a cache on a disk that several machines share."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return "\n".join(line for line in lines[:40] if line.startswith(("model name", "flags")))
