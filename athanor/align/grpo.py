@@ -12,6 +12,7 @@ short answer and in a long one.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from athanor.errors import AthanorError
 from athanor.inference.session import Speaker
 from athanor.model.decoder import Decoder
 from athanor.model.hf import load_model_dir
+from athanor.parallel.checks import resolve_plan
+from athanor.parallel.session import begin, engine_for, main_first
 from athanor.ranks import world_size
 from athanor.recipe.schema import Recipe, RLRecipe
 from athanor.train.objective import Loss
@@ -37,8 +40,8 @@ class GRPO:
     """Objective over batches with extras ``advantage_BT`` and, off policy, ``old_logprob_BT``.
 
     ``on_policy``: one update for each batch of rollouts, so π_old is π itself: the ratio is exactly 1 and the recorded
-    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling. ``reference`` is
-    the frozen model of the KL term, needed when ``kl_coef`` is not 0.
+    log-probabilities are not used. Otherwise ``old_logprob_BT`` holds those recorded while sampling. Where ``kl_coef``
+    is not 0, ``ref_logprob_BT`` holds those of the frozen reference model (at the same temperature).
     """
 
     name = "grpo"
@@ -51,12 +54,9 @@ class GRPO:
         clip_high: float = 0.28,
         kl_coef: float = 0.0,
         on_policy: bool = True,
-        reference: Decoder | None = None,
     ) -> None:
-        if kl_coef and reference is None:
-            raise AthanorError("kl_coef needs a reference model", where="grpo", fix="kl_coef=0, or give the reference")
         self.temperature, self.clip_low, self.clip_high = temperature, clip_low, clip_high
-        self.kl_coef, self.on_policy, self.reference = kl_coef, on_policy, reference
+        self.kl_coef, self.on_policy = kl_coef, on_policy
 
     def weight(self, batch: Batch) -> float:
         """Answer tokens in the batch."""
@@ -65,8 +65,9 @@ class GRPO:
 
     def __call__(self, model: Decoder, batch: Batch) -> Loss:
         mask_BT = batch.labels_BT != IGNORE
-        where = (batch.input_ids_BT, batch.labels_BT, batch.positions_BT, batch.doc_lens, self.temperature)
-        logp_BT, entropy_BT = model.token_logprobs(*where)
+        logp_BT, entropy_BT = model.token_logprobs(
+            batch.input_ids_BT, batch.labels_BT, batch.positions_BT, batch.doc_lens, self.temperature
+        )
         advantage_BT = _extra(batch, "advantage_BT").to(logp_BT.dtype)
         old_BT = logp_BT.detach() if self.on_policy else _extra(batch, "old_logprob_BT").to(logp_BT.dtype)
         ratio_BT = (logp_BT - old_BT).exp()
@@ -81,10 +82,8 @@ class GRPO:
             "clip_share": (bound_BT.sum(), weight),
             **batch.meta.get("metrics", {}),
         }
-        if self.kl_coef and self.reference is not None:
-            with torch.no_grad():
-                ref_BT, _ = self.reference.token_logprobs(*where)
-            delta_BT = ref_BT - logp_BT
+        if self.kl_coef:
+            delta_BT = _extra(batch, "ref_logprob_BT").to(logp_BT.dtype) - logp_BT
             k3_BT = delta_BT.exp() - delta_BT - 1
             loss_BT = loss_BT + self.kl_coef * k3_BT
             metrics["kl"] = ((k3_BT.detach() * mask_BT).sum(), weight)
@@ -102,35 +101,40 @@ def _extra(batch: Batch, name: str) -> torch.Tensor:
 def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     """Reinforcement learning of ``model_dir`` on ``recipe.rl``; returns the model directory ``out/model``.
 
-    Run again it resumes, or does nothing when it is done.
+    Run again it resumes, or does nothing when it is done. Over ranks, those that hold different data share the prompts;
+    tensor and pipeline ranks decode together.
     """
     settings = recipe.rl
     one_stage(settings.train, "rl.train")
-    if world_size() > 1:
-        raise AthanorError(
-            f"RL rolls out on one process so far, {world_size()} were started",
-            where="launch",
-            fix="run `athanor rl` without a launcher",
-        )
     if settings.train.steps is None:
         raise AthanorError("how long to train is not given", where="rl.train", fix="rl.train.steps=40")
     # What can be refused is looked at first: a refused call leaves no run directory behind.
     questions = load_questions(settings.sources, recipe.seed, "rl", "rl.sources")
+    begin(recipe)
     speaker = open_for_chat(model_dir)
-    run = RunDir.open(out, recipe, sections=("seed", "rl"))
+    engine = engine_for(recipe, settings.train, speaker.model.config, own_batches=True)
+    with main_first("run directory"):
+        run = RunDir.open(out, recipe, sections=("seed", "rl"))
     if run.is_done:
         return run.model_dir
-    source = RolloutSource(questions, speaker.tokenizer, verifier(settings.verifier), settings, recipe.seed)
+    source = RolloutSource(
+        questions,
+        speaker.tokenizer,
+        verifier(settings.verifier),
+        settings,
+        recipe.seed,
+        plan=resolve_plan(recipe, world_size()),
+        reference=partial(_reference, speaker, settings, model_dir) if settings.kl_coef else None,
+    )
     objective = GRPO(
         temperature=settings.temperature,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         kl_coef=settings.kl_coef,
         on_policy=settings.updates_per_batch == 1,
-        reference=_reference(speaker, settings, model_dir) if settings.kl_coef else None,
     )
     stage = Stage("rl", source, settings.train.steps, settings.train.schedule)
-    return fit_and_save(run, speaker, objective, stage, settings.train, recipe.seed, model_dir)
+    return fit_and_save(run, speaker, objective, stage, settings.train, recipe.seed, model_dir, engine)
 
 
 def _reference(speaker: Speaker, settings: RLRecipe, model_dir: str | Path) -> Decoder:

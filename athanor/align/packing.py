@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from athanor.data.packing import best_fit_decreasing
 from athanor.data.types import IGNORE, Batch
 from athanor.errors import AthanorError
+from athanor.parallel.checks import fill_rows
+from athanor.parallel.plan import ParallelPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,34 @@ def pack_episodes(
         rows[row].append(episodes[place])
     rows_each = max(1, (micro_batch_tokens or n_rows * seq_len) // seq_len)
     return [_batch(rows[i : i + rows_each], seq_len, pad_id) for i in range(0, n_rows, rows_each)]
+
+
+def cut_rows(batches: Sequence[Batch], micro_batch_tokens: int | None, pad_id: int, plan: ParallelPlan) -> list[Batch]:
+    """The labelled rows of ``batches`` anew in micro-batches as ``plan`` wants them: micro-batch i belongs to data rank
+    i % dp. Rows of padding fill up the last ones; on a single rank there are none. ``meta`` stays behind."""
+    rows = [(batch, b) for batch in batches for b in range(len(batch.doc_lens)) if (batch.labels_BT[b] != IGNORE).any()]
+    seq_len = batches[0].input_ids_BT.shape[1]
+    most = None if micro_batch_tokens is None else max(1, micro_batch_tokens // seq_len)
+    if plan.world_size == 1:
+        size = most or len(rows)
+        count = -(-len(rows) // size)
+    else:
+        count, size = fill_rows(plan, len(rows), most)
+        empty = _batch([[]], seq_len, pad_id)
+        filler = replace(empty, extras={k: x.new_zeros(1, seq_len) for k, x in batches[0].extras.items()})
+        rows += [(filler, 0)] * (count * size - len(rows))
+    return [_joined(rows[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def _joined(rows: Sequence[tuple[Batch, int]]) -> Batch:
+    """One batch of chosen rows."""
+
+    def stack(of: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        return torch.stack([of(batch)[b] for batch, b in rows])
+
+    extras = {name: stack(lambda batch, n=name: batch.extras[n]) for name in rows[0][0].extras}  # type: ignore[misc]
+    tensors = (stack(lambda x: x.input_ids_BT), stack(lambda x: x.labels_BT), stack(lambda x: x.positions_BT))
+    return Batch(*tensors, [batch.doc_lens[b] for batch, b in rows], extras)
 
 
 def _batch(rows: list[list[Episode]], seq_len: int, pad_id: int) -> Batch:

@@ -6,14 +6,14 @@ A step's rollouts are a function of (seed, step, weights), so a resumed run samp
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from athanor.align.advantages import group_advantages
-from athanor.align.packing import Episode, pack_episodes, pack_state, unpack_state
+from athanor.align.packing import Episode, cut_rows, pack_episodes, pack_state, unpack_state
 from athanor.align.sources import Question
 from athanor.align.verifiers import Verifier
 from athanor.data.packing import seeded_order
@@ -23,9 +23,13 @@ from athanor.files import digest
 from athanor.inference.engine import Generation, check_prompts, generate
 from athanor.inference.sampling import Sampling
 from athanor.model.decoder import Decoder
+from athanor.parallel.plan import ParallelPlan
 from athanor.recipe.schema import RLRecipe
 from athanor.tokenizer.chat import END
 from athanor.tokenizer.tokenizer import Tokenizer
+from athanor.train.stages import batch_to
+
+ONE_PROCESS = ParallelPlan()
 
 
 @dataclass(slots=True)
@@ -55,8 +59,10 @@ class Rollouts:
 
 
 class RolloutSource:
-    """BatchSource of GRPO. Rollouts come from a twin of the model: plain code, never compiled or wrapped.
+    """BatchSource of GRPO. Rollouts come from a twin of the model: plain code, never compiled or wrapped; over ranks
+    from the twin that the engine lays out as its ``plan`` says. Every rank has all rollouts of a step.
 
+    ``reference`` opens the frozen model of the KL term (whole; it is laid out like the twin), when first needed.
     With ``updates_per_batch`` above 1 a batch serves several steps although the weights move on; then it goes into the
     checkpoint, so that a run stopped in between resumes with the very same batch.
     """
@@ -70,15 +76,22 @@ class RolloutSource:
         seed: int,
         *,
         batch_size: int = 256,
+        plan: ParallelPlan = ONE_PROCESS,
+        reference: Callable[[], Decoder] | None = None,
     ) -> None:
+        if recipe.kl_coef and reference is None:
+            raise AthanorError("kl_coef needs a reference model", where="rl", fix="kl_coef=0, or give the reference")
         self.questions, self.tokenizer, self.verify, self.recipe = list(questions), tokenizer, verify, recipe
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.plan = seed, batch_size, plan
+        self._open_reference = reference
         self.stop_ids = [tokenizer.special(END), tokenizer.eos_id]
         self.sampling = Sampling(temperature=recipe.temperature)
         self.prompts = [tokenizer.render_chat(list(q.messages), add_generation_prompt=True) for q in self.questions]
         self._check_room()
         self._digest = digest([[prompt, q.answer] for prompt, q in zip(self.prompts, self.questions, strict=True)])
         self._twin: Decoder | None = None
+        self._reference: Decoder | None = None
+        self._checked = False
         self._held: tuple[int, list[Batch]] | None = None
 
     def _check_room(self) -> None:
@@ -97,7 +110,7 @@ class RolloutSource:
         """The packed rollouts of a step (tensors on the host)."""
         first = step - step % self.recipe.updates_per_batch
         if first == step:
-            self._held = step, self._pack(self.rollout(step, model))
+            self._held = step, self._scored(self._pack(self.rollout(step, model)), model)
         elif self._held is None or self._held[0] != first:
             raise AthanorError(
                 f"the rollouts of step {first} are gone", where="rl", fix="resume from a whole checkpoint"
@@ -105,6 +118,24 @@ class RolloutSource:
         batches = self._held[1]
         if first != step:
             batches = [replace(batch, meta={}) for batch in batches]  # what sampling told was counted once
+        return batches
+
+    @torch.no_grad()
+    def _scored(self, batches: list[Batch], model: Decoder) -> list[Batch]:
+        """With log-probabilities of the reference model, if the objective will ask for them. Copies share the work."""
+        if self._open_reference is None or not self.recipe.kl_coef:
+            return batches
+        if self._reference is None:
+            whole = self._open_reference()
+            self._reference = whole if model.decoding_twin is None else model.decoding_twin.beside(whole)
+        share, device = self._reference.share, next(self._reference.parameters()).device
+        scores: dict[int, torch.Tensor] = {}
+        for i in range(len(batches)) if share is None else share.part(range(len(batches))):
+            at = batch_to(batches[i], device)
+            where = (at.input_ids_BT, at.labels_BT, at.positions_BT, at.doc_lens, self.recipe.temperature)
+            scores[i] = self._reference.token_logprobs(*where)[0].cpu()
+        for i, logp_BT in (scores if share is None else share.gather(scores)).items():
+            batches[i].extras["ref_logprob_BT"] = logp_BT
         return batches
 
     def picks(self, step: int) -> list[int]:
@@ -150,8 +181,12 @@ class RolloutSource:
 
     def _refreshed_twin(self, model: Decoder) -> Decoder:
         """A copy of the model for decoding, with its weights of now."""
-        if self._twin is None or self._twin.config != model.config:
+        if not self._checked:
             check_prompts(model, self.prompts, self.recipe.max_new_tokens)
+            self._checked = True
+        if model.decoding_twin is not None:
+            return model.decoding_twin()  # type: ignore[no-any-return]
+        if self._twin is None or self._twin.config != model.config:
             weight = next(model.parameters())
             with torch.device("meta"):
                 twin = Decoder(model.config)
@@ -160,11 +195,15 @@ class RolloutSource:
         return self._twin
 
     def _pack(self, rollouts: Rollouts) -> list[Batch]:
-        batches = pack_episodes(
-            rollouts.episodes(), self.recipe.train.seq_len, self.recipe.train.micro_batch_tokens, self.tokenizer.pad_id
-        )
-        batches[0].meta["metrics"] = dict(rollouts.metrics)
+        train = self.recipe.train
+        batches = pack_episodes(rollouts.episodes(), train.seq_len, train.micro_batch_tokens, self.tokenizer.pad_id)
+        batches = self._cut(batches)
+        for batch in batches[: self.plan.dp]:  # the first of each data rank: all of them report the same names
+            batch.meta["metrics"] = dict(rollouts.metrics)
         return batches
+
+    def _cut(self, batches: Sequence[Batch]) -> list[Batch]:
+        return cut_rows(batches, self.recipe.train.micro_batch_tokens, self.tokenizer.pad_id, self.plan)
 
     def state_dict(self) -> dict[str, Any]:
         """The batch that later steps will use again; nothing when every step samples its own."""
@@ -176,7 +215,7 @@ class RolloutSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what ``state_dict`` gave."""
         if state:
-            self._held = state["first"], [unpack_state(batch) for batch in state["batches"]]
+            self._held = state["first"], self._cut([unpack_state(batch) for batch in state["batches"]])
 
     def position(self, step: int) -> dict[str, int | str]:
         """Where a step reads, and of what: a resumed run checks that its questions are the same."""

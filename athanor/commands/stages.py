@@ -90,7 +90,7 @@ def rl(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, ou
     """Outcome-based reinforcement learning (GRPO) with a verifier."""
     from athanor.align.grpo import run_rl
 
-    typer.echo(f"model in {run_rl(load_recipe(recipe, overrides), model, out)}")
+    _done(run_rl(load_recipe(recipe, overrides), model, out))
 
 
 def eval_(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt, out: OutOpt) -> None:

@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         #: how rows are shared where copies of a model decode side by side, and who decodes with the present weights
         #: where this is a rank's part of a model under training; None: there is one copy, and it does itself
         self.share: Any = None
-        self.decoding_twin: Callable[[], Decoder] | None = None
+        self.decoding_twin: Any = None
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Cross-entropy summed over labelled positions (float32 scalar), and the router loss or None."""
         hidden_BTD, aux = self.hidden(input_ids_BT, positions_BT, doc_lens)
-        hidden_ND, labels_N, _ = _labelled(hidden_BTD, labels_BT)
+        hidden_ND, labels_N = _labelled(hidden_BTD, labels_BT)
         return self.cross_entropy(hidden_ND, self.head_weight, labels_N), aux
 
     def token_logprobs(
@@ -217,13 +217,11 @@ class Decoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the labels and entropies, float32 [B, T], 0 where ignored; entropy has no gradient."""
         hidden_BTD, _ = self.hidden(input_ids_BT, positions_BT, doc_lens)
-        hidden_ND, labels_N, where = _labelled(hidden_BTD, labels_BT)
+        hidden_ND, labels_N = _labelled(hidden_BTD, labels_BT)
         logp_N, entropy_N = self.token_logprob_fn(hidden_ND, self.head_weight, labels_N, temperature)
-        zeros = logp_N.new_zeros(labels_BT.numel())
-        return (
-            zeros.index_copy(0, where, logp_N).view_as(labels_BT),
-            zeros.index_copy(0, where, entropy_N).view_as(labels_BT),
-        )
+        # no views: what wraps a model hooks the tensors that it returns
+        zeros_BT, here_BT = logp_N.new_zeros(labels_BT.shape), labels_BT != IGNORE
+        return zeros_BT.masked_scatter(here_BT, logp_N), zeros_BT.masked_scatter(here_BT, entropy_N)
 
     def post_step(self) -> None:
         """What a mixture-of-experts model does after each optimizer step: move the router biases."""
@@ -232,11 +230,11 @@ class Decoder(nn.Module):
                 layer.mlp.update_bias()
 
 
-def _labelled(hidden_BTD: torch.Tensor, labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states and labels of the positions that carry loss, and their flat positions."""
+def _labelled(hidden_BTD: torch.Tensor, labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states and labels of the positions that carry loss."""
     labels_N = labels_BT.flatten()
     where = (labels_N != IGNORE).nonzero().flatten()
     hidden_ND = hidden_BTD.flatten(0, 1)
     if len(where) == len(labels_N):
-        return hidden_ND, labels_N, where
-    return hidden_ND.index_select(0, where), labels_N[where], where
+        return hidden_ND, labels_N
+    return hidden_ND.index_select(0, where), labels_N[where]

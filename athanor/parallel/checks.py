@@ -72,19 +72,33 @@ def micro_batches(
     return -(-local // rows), rows
 
 
+def fill_rows(plan: ParallelPlan, n_rows: int, most_rows: int | None) -> tuple[int, int]:
+    """(micro-batches over all data ranks, rows of each) for a step of any number of rows, as when rollouts make it.
+
+    The two multiply to at least ``n_rows``; what is more must be filled with rows without labels. Every data rank has
+    as many micro-batches, and as many as the pipeline's schedule wants; none has more than ``most_rows`` rows (None:
+    as many as come), rounded up to the plan's ``copies``.
+    """
+    least, every = _least_and_every(plan)
+    rows = -(-n_rows // (plan.dp * least))
+    rows = _up(max(1, rows if most_rows is None else min(rows, most_rows)), plan.copies)
+    return _up(max(least, -(-n_rows // (plan.dp * rows))), every) * plan.dp, rows
+
+
 def check_plan(
     plan: ParallelPlan,
     config: ModelConfig,
     *,
     world_size: int,
     seq_len: int,
-    global_batch_tokens: int,
+    global_batch_tokens: int | None,
     micro_batch_tokens: int | None,
 ) -> None:
     """Raise one AthanorError with all that is wrong with ``plan``, each with its key and what would be right.
 
-    ``seq_len``: positions of a row; ``global_batch_tokens``: of a step over all ranks, ``micro_batch_tokens``: of one
-    forward pass of one rank (None: its whole share). Call it for every stage of training: lengths and batches change.
+    ``seq_len``: positions of a row; ``global_batch_tokens``: of a step over all ranks (None: each step has its own, see
+    ``fill_rows``), ``micro_batch_tokens``: of one forward pass of one rank (None: its whole share). Call it for every
+    stage of training: lengths and batches change.
     """
     problems = [
         *_product(plan, world_size),
@@ -93,8 +107,9 @@ def check_plan(
         *_schedule(plan),
         *_split(plan, config.num_hidden_layers),
         *_sequence(plan, config, seq_len),
-        *_batch(plan, seq_len, global_batch_tokens, micro_batch_tokens),
     ]
+    if global_batch_tokens is not None:
+        problems += _batch(plan, seq_len, global_batch_tokens, micro_batch_tokens)
     _raise(problems)
 
 
@@ -295,8 +310,8 @@ def _batch(
 
 def _enough(plan: ParallelPlan, local: int, size: int, seq_len: int) -> Iterator[AthanorError]:
     """Whether ``local`` rows in micro-batches of ``size`` rows keep the pipeline going."""
-    count, least = local // size, plan.stages if plan.schedule == "dualpipev" else plan.pp
-    every = plan.pp if plan.schedule == "interleaved_1f1b" else 1
+    count = local // size
+    least, every = _least_and_every(plan)
     if plan.pp == 1 or (count >= least and count % every == 0):
         return
     good = [n for n in _divisors(local) if local // n >= least and local // n % every == 0]
@@ -308,6 +323,12 @@ def _enough(plan: ParallelPlan, local: int, size: int, seq_len: int) -> Iterator
         where="parallel.pp",
         fix=f"{fix}global_batch_tokens={tokens}",
     )
+
+
+def _least_and_every(plan: ParallelPlan) -> tuple[int, int]:
+    """How many micro-batches a data rank needs in a step, and what must divide their number."""
+    least = plan.stages if plan.schedule == "dualpipev" else plan.pp
+    return least, plan.pp if plan.schedule == "interleaved_1f1b" else 1
 
 
 def _up(size: int, unit: int) -> int:

@@ -17,6 +17,7 @@ from athanor.parallel.context import split_batch
 from athanor.parallel.data import gradient_sync, reduces_each_micro_batch
 from athanor.parallel.expert import sync_router_load
 from athanor.parallel.gather import whole_model
+from athanor.parallel.inference import DecodingTwin
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.optimizer import ShardedAdamW
 from athanor.parallel.pipeline import Pipeline
@@ -50,6 +51,7 @@ class ParallelEngine:
                 part.to(self.device)
             parallelize(part, ranks, plan, self.dtype, compiled=self._compiled)
         self.model = self.parts[0]
+        self.model.decoding_twin = DecodingTwin(self.parts, ranks)
         self.optimizer = ShardedAdamW(self.parts, ranks, recipe.optimizer)
         self.pipeline = Pipeline(stages, ranks, plan, self.config, self.dtype) if stages else None
         self.checkpoints = ParallelCheckpoints(ranks, self.optimizer.snapshot)

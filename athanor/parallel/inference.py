@@ -214,12 +214,16 @@ class DecodingTwin:
         assert self._twin is not None
         return self._twin
 
+    def beside(self, model: Decoder) -> Decoder:
+        """Another whole model laid out as the twin is, on the same ranks."""
+        return lay_out_for_decoding(model, self.ranks, self.ranks.plan)
+
     def _make(self, dtype: torch.dtype) -> Decoder:
         with torch.device("meta"):
             whole = Decoder(self.parts[0].config)
         for param in whole.parameters():
             param.data = param.data.to(dtype)  # buffers stay as they are
-        return lay_out_for_decoding(whole, self.ranks, self.ranks.plan).to_empty(device=self.ranks.device)
+        return self.beside(whole).to_empty(device=self.ranks.device)
 
 
 @torch.no_grad()

@@ -55,8 +55,11 @@ def main_first(what: str) -> Iterator[None]:
     store.set(key, "ready")
 
 
-def engine_for(recipe: Recipe, train: TrainRecipe, config: ModelConfig) -> EngineFactory:
-    """The engine that carries out a run's steps in this group, after a check that the plan fits; see ``check_plan``."""
+def engine_for(recipe: Recipe, train: TrainRecipe, config: ModelConfig, *, own_batches: bool = False) -> EngineFactory:
+    """The engine that carries out a run's steps in this group, after a check that the plan fits; see ``check_plan``.
+
+    ``own_batches``: the source decides how many rows a step has, not ``train.global_batch_tokens``.
+    """
     plan = resolve_plan(recipe, world_size())
     for seq_len, global_batch_tokens in _batches(train):
         check_plan(
@@ -64,7 +67,7 @@ def engine_for(recipe: Recipe, train: TrainRecipe, config: ModelConfig) -> Engin
             config,
             world_size=world_size(),
             seq_len=seq_len,
-            global_batch_tokens=global_batch_tokens,
+            global_batch_tokens=None if own_batches else global_batch_tokens,
             micro_batch_tokens=train.micro_batch_tokens,
         )
     if world_size() > 1:

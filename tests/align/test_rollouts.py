@@ -160,6 +160,8 @@ def test_a_row_too_short_for_the_longest_answer_is_refused(tokenizer: Tokenizer)
         long = [Question("x", ({"role": "user", "content": "q" * 70},), "7")]
         src = RolloutSource(long, tokenizer, letters, recipe(train=TrainRecipe(seq_len=128)), 0)
         src.micro_batches(0, decoder())
+    with pytest.raises(AthanorError, match="kl_coef needs a reference model"):
+        source(tokenizer, kl_coef=0.1)
 
 
 @pytest.mark.parametrize("updates", [1, 2])
