@@ -29,8 +29,3 @@ def test_idle_share_is_the_formulas(pp: int) -> None:
 
 def test_a_known_number() -> None:
     assert ideal_bubble(4, 2, 8) == 3 / 19
-
-
-def test_split_backward_is_refused() -> None:
-    with pytest.raises(ValueError, match="zbv"):
-        measure_bubble("zbv", 2, 2, 4, 0.01)

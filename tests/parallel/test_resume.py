@@ -69,7 +69,7 @@ def run(folder: Path, keys: dict[str, Any] | None, stop_at: int = 0, kind: str =
     if keys is None:
         return train(str(folder), None, stop_at, kind)
     plan = ParallelPlan(**keys)
-    weights: Weights | None = run_ranks(plan.world_size, train, str(folder), plan, stop_at, kind)[0]
+    weights: Weights | None = run_ranks(plan.world_size, train, str(folder), plan, stop_at, kind, keep=True)[0]
     return weights
 
 
