@@ -127,10 +127,11 @@ class Blocks:
     ) -> Part:
         """[rows, k] @ [k, n] and its two gradients; ``count`` of them side by side."""
         m = self.n if rows is None else rows
-        dtype, pieces = self.engine.dtype, self.pieces
-        times = self.copies
-        forward = times * pieces * self.ops.matmul_s(m / pieces, n, k, dtype, self.c, count)
-        input_s = times * pieces * self.ops.matmul_s(m / pieces, k, n, dtype, self.c, count)
+        dtype, times = self.engine.dtype, self.copies
+        # Pieces of a product run on several streams, so that only their launches are more.
+        more = times * (self.pieces - 1) * self.ops.device.launch_s
+        forward = times * self.ops.matmul_s(m, n, k, dtype, self.c, count) + more
+        input_s = times * self.ops.matmul_s(m, k, n, dtype, self.c, count) + more
         fused = self.at.fused_accumulation if self.engine.accumulate_traffic == 0 else np.zeros(len(m), bool)
         weight_s = np.where(
             fused,

@@ -66,23 +66,27 @@ class Links:
         upper = group.nodes > self.network.leaf_nodes
         return np.asarray(rate / np.where(upper, self.network.oversubscription, 1.0))
 
-    def _latency(self, group: Group, steps_local: Floats, steps_nodes: Floats) -> Floats:
+    def _step(self, group: Group) -> Floats:
+        """Latency of one step in which every member sends to its neighbour: the slowest link's."""
         between = self.network.latency_s if self.network is not None else 0.0
-        return np.asarray(steps_local * self.node.latency_s + steps_nodes * between)
+        return np.asarray(np.where(group.nodes > 1, between, self.node.latency_s))
 
     def all_gather_s(self, nbytes: ArrayLike, group: Group) -> Floats:
-        """``nbytes``: of the gathered tensor. A ring: (g−1)/g of it passes every link. So does a reduce-scatter."""
-        moved = np.asarray(nbytes, np.float64) * (group.size - 1) / group.size
+        """``nbytes``: of the gathered tensor. A ring: g−1 steps, (g−1)/g of the bytes over every link. So does a
+        reduce-scatter."""
+        time = self._ring_s(np.asarray(nbytes, np.float64), group) + (group.size - 1) * self._step(group)
+        return np.asarray(np.where(group.size > 1, time + self.cluster.device.launch_s, 0.0))
+
+    def _ring_s(self, nbytes: Floats, group: Group) -> Floats:
+        moved = nbytes * (group.size - 1) / group.size
         time = np.where(group.local > 1, moved / self._fabric(group.local), 0.0)
-        time = np.maximum(time, np.where(group.nodes > 1, moved / self._nic(group), 0.0))
-        steps = np.minimum(group.nodes - 1, 4 * np.log2(np.maximum(group.nodes, 1)))  # rings, or trees where they win
-        latency = self._latency(group, group.local - 1, steps)
-        return np.asarray(np.where(group.size > 1, time + latency + self.cluster.device.launch_s, 0.0))
+        return np.maximum(time, np.where(group.nodes > 1, moved / self._nic(group), 0.0))
 
     def all_reduce_s(self, nbytes: ArrayLike, group: Group) -> Floats:
-        """A reduce-scatter and an all-gather, in a ring or (same bytes, fewer steps) a tree."""
-        both = 2 * self.all_gather_s(nbytes, group)
-        return np.asarray(np.where(group.size > 1, both - self.cluster.device.launch_s, 0.0))
+        """A reduce-scatter and an all-gather in a ring; the same bytes in fewer steps by trees where those win."""
+        steps = np.minimum(2 * (group.size - 1), 4 * np.ceil(np.log2(np.maximum(group.size, 1))))
+        time = 2 * self._ring_s(np.asarray(nbytes, np.float64), group) + steps * self._step(group)
+        return np.asarray(np.where(group.size > 1, time + self.cluster.device.launch_s, 0.0))
 
     def all_to_all_s(self, nbytes: ArrayLike, group: Group) -> Floats:
         """``nbytes``: what a rank sends in all, 1/g of it to each."""
@@ -92,8 +96,7 @@ class Links:
             inside = inside * np.maximum(group.local / 4, 1)  # a message passes a quarter of the ring on average
         outside = nbytes * (group.size - group.local) / group.size
         time = np.maximum(inside / self._fabric(group.local), outside * group.local / self._nic(group))
-        latency = self._latency(group, np.minimum(group.local - 1, 1), np.minimum(group.nodes - 1, 1))
-        return np.asarray(np.where(group.size > 1, time + latency + self.cluster.device.launch_s, 0.0))
+        return np.asarray(np.where(group.size > 1, time + self._step(group) + self.cluster.device.launch_s, 0.0))
 
     def send_s(self, nbytes: ArrayLike, stride: ArrayLike) -> Floats:
         """To the rank ``stride`` further on, while every device of the node sends likewise."""

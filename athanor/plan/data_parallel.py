@@ -46,17 +46,20 @@ def data_parallel(
     experts = links.group(np.maximum(spread // at.ep, 1), at.tp * at.ep)
     replicas = links.group(copies, at.tp * spread)
     reduce_s, gather_s = np.zeros(every.shape), np.zeros(every.shape)
+    blocks = np.maximum(on_ranks(at, np.maximum(at.blocks, 0).astype(np.float64)), 1.0)
+    # At ZeRO 3 each block (or each of its tensors) is gathered and scattered by itself, else bytes go in large buckets.
+    pieces = np.where((at.zero == 3)[:, None], blocks * engine.gathers_by_block, 1.0)
     for rank in range(every.shape[1]):
         for held, group in ((every[:, rank], shards), (routed[:, rank], experts)):
             if not bool(held.any()):
                 continue
-            grads, params = held * engine.grad_bytes, held * engine.param_bytes
+            count = pieces[:, rank]
+            grads, params = held * engine.grad_bytes / count, held * engine.param_bytes / count
             scatter = links.all_gather_s(grads, group)
             across = links.all_reduce_s(grads / group.size, replicas)
             everywhere = links.all_reduce_s(grads, whole if group is shards else group)
-            reduce_s[:, rank] += np.where(at.zero == 0, everywhere, scatter + across)
-            gather_s[:, rank] += np.where(at.zero == 0, 0.0, links.all_gather_s(params, group))
-    blocks = np.maximum(on_ranks(at, np.maximum(at.blocks, 0).astype(np.float64)), 1.0)
+            reduce_s[:, rank] += count * np.where(at.zero == 0, everywhere, scatter + across)
+            gather_s[:, rank] += count * np.where(at.zero == 0, 0.0, links.all_gather_s(params, group))
     inner = np.where(at.dp_overlap[:, None], 1 - 1 / blocks, 0.0)
     gather_hidden = np.minimum(gather_s, forward_s) * inner
     reduce_hidden = np.minimum(reduce_s, backward_s) * inner

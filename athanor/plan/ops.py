@@ -13,6 +13,10 @@ from athanor.plan.cluster import Device, Dtype
 
 Floats = NDArray[np.float64]
 
+#: Tiles that a library can choose, as parts of the largest, with their speed: one half as large reads each operand more
+#: often for the same work.
+_TILES = ((1.0, 1.0, 1.0), (1.0, 0.5, 0.93), (0.5, 0.5, 0.8))
+
 #: Odd multipliers that turn (m, n, k) into one number; equality is checked after the search.
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9))
 
@@ -68,10 +72,20 @@ class Ops:
         share = np.interp(np.log(np.maximum(2.0 * m * n * k, 1.0)), self._sizes, self._shares)
         share = share * (k / (k + table.half_k)) * table.dtype_factor.get(dtype, 1.0)
         if table.units:
-            tiles = np.ceil(m / table.tile_m) * np.ceil(n / table.tile_n)
-            filled = (m * n) / (tiles * table.tile_m * table.tile_n)
-            share = share * filled * tiles / (np.ceil(tiles / table.units) * table.units)
+            share = share * self._tiles(m, n)
         return self._exact(m, n, k, dtype, share)
+
+    def _tiles(self, m: Floats, n: Floats) -> Floats:
+        """Share of a device's units that tiles keep busy, edges and last wave counted. Libraries choose a smaller tile,
+        whose main loop is slower, where it fills the device better."""
+        table = self.device.matmul
+        best = np.zeros(m.shape)
+        for rows, columns, speed in _TILES:
+            high, wide = table.tile_m * rows, table.tile_n * columns
+            tiles = np.ceil(m / high) * np.ceil(n / wide)
+            filled = (m * n) / (tiles * high * wide) * tiles / (np.ceil(tiles / table.units) * table.units)
+            best = np.maximum(best, speed * np.minimum(filled, 1.0))
+        return best
 
     def _exact(self, m: Floats, n: Floats, k: Floats, dtype: Dtype, share: Floats) -> Floats:
         found = np.zeros(share.shape, bool)

@@ -40,6 +40,7 @@ class Engine(_Value):
     grad_bytes: int = Field(default=4, description="of gradients in the data-parallel sum")
     state_grad_bytes: float = Field(default=4, description="of gradients, of those in states")
     param_bytes: int = Field(default=2, description="of parameters when gathered")
+    gathers_by_block: int = Field(default=1, gt=0, description="collectives of a block at ZeRO 3")
     reduce_every: bool = Field(default=False, description="ZeRO 2 and 3 sum gradients after every micro-batch")
     tp_backward_overlap: bool = Field(
         default=True, description="input gradients' collectives beside the weights' gradients"
@@ -64,8 +65,8 @@ class Engine(_Value):
 #: arXiv 2104.04473: float16, unfused attention, gradients all-reduced after the last backward pass.
 _MEGATRON_2021 = Engine(
     name="megatron-2021",
-    states={0: States(whole=16, sharded=0), 3: States(whole=0, sharded=16, gathered_blocks=2)},
-    optimizer_share={0: 12, 3: 12},
+    states={0: States(whole=16, sharded=0)},
+    optimizer_share={0: 12},
     activations="megatron",
     dtype="fp16",
     head_dtype="fp16",
@@ -89,6 +90,16 @@ ENGINES: dict[str, Engine] = {
     # beside weights' gradients (its section 4.2.2), which are added inside the product.
     "megatron-2022": _MEGATRON_2021.model_copy(
         update={"name": "megatron-2022", "tp_backward_overlap": True, "accumulate_traffic": 0.0, "grad_bytes": 4}
+    ),
+    # DeepSpeed as that paper compares with: each of a block's twelve tensors has collectives of its own, with nothing
+    # beside them.
+    "zero3-2021": _MEGATRON_2021.model_copy(
+        update={
+            "name": "zero3-2021",
+            "states": {3: States(whole=0, sharded=16, gathered_blocks=2)},
+            "optimizer_share": {3: 12.0},
+            "gathers_by_block": 12,
+        }
     ),
     "megatron-core": Engine(
         name="megatron-core",
