@@ -71,7 +71,7 @@ def dry_run(work: Workload, train: TrainRecipe, rank: int) -> DryRun:
         engine = build(work, train, fake, answers)
         batches = [_fake_batch(fake, _local_rows(engine, batch)) for batch in rows_of(work)]
         built = time.perf_counter()
-        tracker = Tracker()
+        tracker = Tracker(fake)
         with fake, answers, tracker:
             step(engine, tracker, batches, train)
         ended = time.perf_counter()

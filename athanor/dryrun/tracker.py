@@ -10,13 +10,15 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -83,6 +85,22 @@ class Trace:
             now[storage.category] += n_bytes
             yield at, now
 
+    def curve(self, points: int) -> list[dict[str, int]]:
+        """Bytes by category over the step in at most ``points`` moments, each the fullest of its stretch; with
+        ``event``, its place among all changes."""
+        stretch = max(1, -(-len(self.changes) // points))
+        out: list[dict[str, int]] = []
+        best = -1
+        for at, now in self.over_time():
+            if at % stretch == 0:
+                best = -1
+                out.append({})
+            total = sum(now.values())
+            if total > best:
+                best = total
+                out[-1] = {"event": at, **{name: now[name] for name in CATEGORIES}}  # type: ignore[index]
+        return out
+
     def peak(self, of: Iterable[Category] = CATEGORIES) -> tuple[int, int, dict[str, int]]:
         """(most bytes of these categories together, when, bytes of every category at that moment)."""
         wanted = set(of) - {"host"} if set(of) == set(CATEGORIES) else set(of)
@@ -103,9 +121,11 @@ class Tracker(TorchDispatchMode):
     """Enter it above ``FakeTensorMode`` (that is: later). ``phase`` is set by :meth:`during`; within ``forward``,
     operations of autograd's engine are ``backward``, and those that recomputation repeats are ``recompute``."""
 
-    def __init__(self) -> None:
+    def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
         self.trace = Trace()
+        self.fake = fake  #: the mode whose tensors are what is there; None: real ones are
+        self._asking = False
         self._phase: Phase = "setup"
         self._alive: dict[int, tuple[Any, Storage, int]] = {}
         self._resize: Callable[..., Any] | None = None
@@ -176,12 +196,29 @@ class Tracker(TorchDispatchMode):
             return result
 
         torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
+        self._lock = getattr(ShardingPropagator, "_fake_mode_lock", nullcontext())
+        ShardingPropagator._fake_mode_lock = self._ask()  # type: ignore[assignment]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign,assignment]
+        ShardingPropagator._fake_mode_lock = self._lock
+
+    def _ask(self) -> Any:
+        """Around the moments in which DTensor runs an operation on fake tensors of the whole shape, only to learn the
+        shape of the result: nobody holds that memory. torch has a lock there, in the place of which this stands."""
+        tracker = self
+
+        class Asking:
+            def __enter__(self) -> None:
+                tracker._asking = True
+
+            def __exit__(self, *_: Any) -> None:
+                tracker._asking = False
+
+        return Asking()
 
     # --- operations --------------------------------------------------------------------------------------------------
 
@@ -190,8 +227,11 @@ class Tracker(TorchDispatchMode):
             return NotImplemented  # its operations on local parts come here next
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        for x in tree_leaves(out):
-            if isinstance(x, torch.Tensor) and not isinstance(x, DTensor):
+        tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        if self._asking or any(isinstance(x, FakeTensor) and x.fake_mode is not self.fake for x in tensors):
+            return out
+        for x in tensors:
+            if not isinstance(x, DTensor):
                 self.note(x, func.name())
         if func.namespace in ("c10d", "_c10d_functional"):
             self._communicate(func.name().split("::")[1], args, out)

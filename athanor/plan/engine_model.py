@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from athanor.errors import AthanorError
 from athanor.parallel.activations import Choice, activation_bytes, half_bytes
 from athanor.plan.engine_collectives import Call, Collectives
 from athanor.plan.engine_schedule import Action, actions, choice_of, keeps_input
 from athanor.plan.engine_states import Stage, States, is_expert_layer
 from athanor.plan.routing import received_rows
-from athanor.plan.workload import Workload, coordinates
+from athanor.plan.workload import NotModelled, Workload, coordinates
+
+_HALVES = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Prediction:
 
 
 def predict(work: Workload, rank: int) -> Prediction:
-    """What rank ``rank`` does in one step of ``work``. AthanorError for what the formulas do not know."""
+    """What rank ``rank`` does in one step of ``work``. NotModelled for what the formulas do not know."""
     _known(work)
     states = States(work.config, work.plan, rank)
     return Prediction(
@@ -60,7 +61,7 @@ def _known(work: Workload) -> None:
     elif work.seq_len % plan.cp:
         what = "rows that cp does not divide"
     if what is not None:
-        raise AthanorError(f"the cost model of the engine does not know {what}", where="parallel")
+        raise NotModelled(f"the engine's cost model does not know {what}", where="parallel")
 
 
 class Flops:
@@ -198,7 +199,7 @@ class Activations:
         choice, sizes = self._sizes(layer, plain)
         attention, ffn = (
             half_bytes(self.config, self.work.tokens, choice, half, **sizes)  # type: ignore[arg-type]
-            for half in ("attention", "ffn")
+            for half in _HALVES
         )
         return attention - self._padding(choice), ffn
 
@@ -237,9 +238,12 @@ class Activations:
     @cached_property
     def peak_bytes(self) -> int:
         """Most at once over the step."""
-        held, best, in_flight = 0, 0, Counter[int]()
+        held, best, in_flight, seen = 0, 0, Counter[int](), set[int]()
         for action in self._order():
             if action.kind == "F":
+                if self.plan.cp > 1 and action.micro_batch not in seen:
+                    held += 8 * self.work.tokens  # where each token of the batch lies: kept with the batch
+                    seen.add(action.micro_batch)
                 held += sum(self._kept[action.stage]) + (0 if in_flight[action.micro_batch] else self._rope)
                 in_flight[action.micro_batch] += 1
                 best = max(best, held)
@@ -265,5 +269,7 @@ class Activations:
                 yield self.block(layer, plain=True) - (kept[1 + i] - (self._stream if self.c != self.w else 0)) - gone
                 continue
             (attention, ffn), (attention_plain, ffn_plain) = self.halves(layer), self.halves(layer, plain=True)
-            yield ffn_plain - ffn - gone
-            yield attention_plain - attention - ffn - gone
+            # A half whose norm is dropped too begins with the norm's output, made again, and its input beside a copy.
+            beside = [self._stream * (2 if self.c != self.w else 1) * ({"norms", half} <= set(choice)) for half in _HALVES]
+            yield ffn_plain - ffn - gone + beside[1]
+            yield attention_plain - attention - ffn - gone + beside[0]

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from athanor.errors import AthanorError
 from athanor.parallel.activations import Choice
 from athanor.parallel.plan import ParallelPlan
 from athanor.plan.engine_states import V_SHAPED, States, Unit
-from athanor.plan.workload import Workload
+from athanor.plan.workload import NotModelled, Workload
 
 #: torch keeps at most this many stages of an interleaved schedule gathered
 ACTIVE_STAGES = 3
@@ -29,14 +28,13 @@ class Action(NamedTuple):
 
 
 def actions(plan: ParallelPlan, pp_rank: int, n_micro: int) -> list[Action]:
-    """What rank ``pp_rank`` of a pipeline does in one step, in order; AthanorError for the V-shaped schedules."""
+    """What rank ``pp_rank`` of a pipeline does in one step, in order; NotModelled for the V-shaped schedules."""
     if plan.pp == 1:
         return [Action(kind, 0, i) for i in range(n_micro) for kind in ("F", "B")]  # type: ignore[arg-type]
     if plan.schedule in V_SHAPED:
-        raise AthanorError(
-            f"schedule {plan.schedule} has a backward pass in two halves, which the cost model does not know",
+        raise NotModelled(
+            f"schedule {plan.schedule} has a backward pass in two halves, which the engine's cost model does not know",
             where="parallel.schedule",
-            fix="gpipe, 1f1b or interleaved_1f1b; or a dry run without the comparison (--no-compare)",
         )
     if plan.schedule == "gpipe":
         return [Action(kind, pp_rank, i) for kind in ("F", "B") for i in range(n_micro)]  # type: ignore[arg-type]
@@ -115,10 +113,9 @@ def choice_of(plan: ParallelPlan, layer: int) -> Choice:
     """What block ``layer`` of the whole model recomputes (``athanor.parallel.recompute`` decides likewise)."""
     recompute = plan.recompute
     if recompute.mode == "budget":
-        raise AthanorError(
-            "a budget of activation bytes is decided where the model is laid out; the cost model does not know it",
+        raise NotModelled(
+            "what a budget of activation bytes comes to is decided where the model is laid out",
             where="parallel.recompute.mode",
-            fix="full, every_k or selective",
         )
     if recompute.mode == "selective":
         if recompute.names:

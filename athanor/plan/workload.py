@@ -14,6 +14,10 @@ from athanor.model.config import ModelConfig
 from athanor.parallel.checks import check_plan, micro_batches
 from athanor.parallel.plan import ParallelPlan
 
+class NotModelled(AthanorError):
+    """The formulas do not know this; the engine itself does."""
+
+
 #: Dimensions of the ranks, outermost first (as ``athanor.parallel.mesh`` lays them out).
 DIMS = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 
