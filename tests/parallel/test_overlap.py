@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig, MoEConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
+from athanor.parallel import chunked
 from athanor.parallel.chunked import all_gather_matmul, matmul_reduce_scatter
 from athanor.parallel.context import split_batch
 from athanor.parallel.context_attention import apply_context_parallel
@@ -149,6 +151,58 @@ def test_products_in_pieces_are_the_products() -> None:
         for chunks, answer in answers.items():
             for got, want in zip(answer, [*expected[rank], x.grad, w1.grad, w2.grad, y.grad, w3.grad], strict=True):
                 assert torch.allclose(got, want, rtol=0, atol=1e-12), chunks
+
+
+def symmetric_rank() -> Any:
+    """As ``products_rank``, through the operators over symmetric memory. No CPU has such memory: torch's own definition
+    of what they compute, plain collectives and products, stands in for the CUDA kernels."""
+    import torch.distributed._symmetric_memory as symmetric
+
+    library = torch.library.Library("symm_mem", "IMPL")
+    library.impl("fused_all_gather_matmul", symmetric._fused_all_gather_matmul_fallback, "CPU")
+    library.impl("fused_matmul_reduce_scatter", symmetric._fused_matmul_reduce_scatter_fallback, "CPU")
+    chunked._symmetric = lambda x, group: True  # this process ends with the test
+    called = Counter[str]()
+    chunked.begin_scatter = lambda *args: called.update(["pieces"])
+    return products_rank(), called
+
+
+def test_products_over_symmetric_memory_are_the_same() -> None:
+    for pieces, (fused, called) in zip(run_ranks(4, products_rank), run_ranks(4, symmetric_rank), strict=True):
+        assert not called
+        for chunks, answer in fused.items():
+            for got, want in zip(answer, pieces[chunks], strict=True):
+                assert torch.allclose(got, want, rtol=0, atol=1e-12), chunks
+
+
+@pytest.mark.parametrize(
+    ("ranks", "per_host", "devices", "strangers", "good"),
+    [
+        ([0, 1, 2, 3], 8, 8, (), True),
+        ([12, 13], 8, 8, (), True),  # the second host
+        ([0], 8, 8, (), False),  # nobody to talk to
+        ([7, 8], 8, 8, (), False),  # on two hosts
+        ([0, 1, 2, 3], 4, 2, (), False),  # ranks share devices
+        ([0, 1, 2, 3], 8, 8, ((2, 1),), False),  # not all are peers
+    ],
+)
+def test_symmetric_memory_is_used_where_all_ranks_reach_each_other(
+    monkeypatch: pytest.MonkeyPatch, ranks: list[int], per_host: int, devices: int, strangers: Any, good: bool
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(per_host))
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda group: ranks)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda a, b: (a, b) not in strangers)
+    group: Any = SimpleNamespace()
+    assert chunked._reachable.__wrapped__(group) is good
+
+    def tensor(dtype: torch.dtype, cuda: bool = True) -> Any:
+        return SimpleNamespace(is_cuda=cuda, dtype=dtype)
+
+    monkeypatch.setattr(chunked, "_reachable", lambda group: good)
+    assert chunked._symmetric(tensor(torch.bfloat16), group) is good
+    assert not chunked._symmetric(tensor(torch.bfloat16, cuda=False), group)
+    assert not chunked._symmetric(tensor(torch.float64), group)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from athanor.align.grpo import GRPO
 from athanor.data.types import IGNORE, Batch
 from athanor.errors import AthanorError
+from athanor.model import decoder
 from athanor.model.config import ModelConfig, MoEConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
@@ -196,6 +198,36 @@ def test_packing_once_a_rank_and_steps_add_up() -> None:
         assert counts == [4, 4, 4, 3]  # two stages a rank, one packing a micro-batch
         for key, grad in grads:
             torch.testing.assert_close(grad, expected[key], rtol=1e-9, atol=1e-11, msg=key)
+
+
+def _shared_work(plan: ParallelPlan) -> tuple[Counter[str], Counter[str]]:
+    """How often this rank makes rotary tables and lays out documents, in a step of four micro-batches and evaluating
+    three."""
+    pipeline, _ = _pipeline(plan, "dense")
+    made: Counter[str] = Counter()
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            made[name] += 1
+            return function(*args)
+
+        return call
+
+    decoder.rope_tables = counted("rope", decoder.rope_tables)  # this process ends with the test
+    for stage in pipeline.stages:
+        stage.pack = counted("documents", Packing.of)
+    pipeline.forward_backward(CausalLM(), _batches(4), 10.0)
+    trained = made.copy()
+    made.clear()
+    pipeline.forward(CausalLM(), _batches(3))
+    return trained, made
+
+
+@pytest.mark.parametrize("schedule", ["interleaved_1f1b", "zbv"])
+def test_virtual_stages_share_rotary_tables_and_document_offsets(schedule: str) -> None:
+    for trained, evaluated in run_ranks(2, _shared_work, _plan(2, schedule)):
+        assert trained == {"rope": 4, "documents": 4}  # once a micro-batch, for two stages
+        assert evaluated == {"rope": 3, "documents": 3}
 
 
 def _sharded(plan: ParallelPlan, schedules: list[tuple[str, bool]]) -> list[Any]:
