@@ -98,6 +98,8 @@ def eval_(recipe: RecipeArg, overrides: OverridesArg = None, *, model: ModelOpt,
     from athanor.evaluate.run import run_eval
 
     results = run_eval(load_recipe(recipe, overrides), model, out)
+    if not is_main():
+        return
     for task, result in results["tasks"].items():
         for name, value in result["metrics"].items():
             typer.echo(

@@ -10,6 +10,7 @@ import typer
 
 from athanor.commands.common import ModelArg
 from athanor.errors import AthanorError
+from athanor.ranks import is_main
 
 if TYPE_CHECKING:
     from athanor.inference.sampling import Sampling
@@ -23,6 +24,10 @@ Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0: alwa
 TopK = Annotated[int, typer.Option("--top-k", help="Only the k most likely tokens (0: all).")]
 TopP = Annotated[float, typer.Option("--top-p", help="Only the most likely tokens with this much mass (1: all).")]
 MaxNew = Annotated[int, typer.Option("--max-new-tokens", "-n", help="At most this many new tokens.")]
+LayoutArg = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[parallel.KEY=VALUE]...", help="Layout over launched ranks.", show_default=False),
+]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed says the same.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, npu, …; default: the accelerator, if any.")]
 System = Annotated[str | None, typer.Option("--system", help="System message of the conversation.")]
@@ -36,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     model: ModelArg,
+    layout: LayoutArg = None,
     prompt: Prompts = None,
     as_chat: Annotated[bool, typer.Option("--chat/--raw", help="Ask as a user's turn, or continue the text.")] = False,
     temperature: Temperature = 0.0,
@@ -45,14 +51,16 @@ def generate(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Continue a text, or answer it (--chat)."""
+    """Continue a text, or answer it (--chat). Over ranks: athanor launch --nproc 4 -- generate DIR parallel.tp=2 …"""
     from athanor.inference.sampling import Sampling
+    from athanor.parallel.session import Layout, open_speaker
+    from athanor.recipe.loading import settings
 
     texts = prompt or [sys.stdin.read().removesuffix("\n")]
     if not all(texts):
         raise AthanorError("the prompt is empty", where="--prompt", fix="give --prompt TEXT, or text on stdin")
     sampling = Sampling(temperature, top_k, top_p, seed)
-    speaker = _open(model, device)
+    speaker = open_speaker(settings(Layout, layout or ()), model, device)
     ids = [
         speaker.tokenizer.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)
         if as_chat
@@ -61,12 +69,12 @@ def generate(
     ]
     room = speaker.model.config.max_position_embeddings - max(map(len, ids))
     if 0 < room < max_new_tokens:
-        typer.echo(f"note: the context has room for {room} new tokens, not {max_new_tokens}", err=True)
+        _echo(f"note: the context has room for {room} new tokens, not {max_new_tokens}", err=True)
     if len(texts) == 1:
         for piece in speaker.stream_text(ids[0], sampling, max_new_tokens):
-            typer.echo(piece, nl=False)
+            _echo(piece, nl=False)
             sys.stdout.flush()
-        typer.echo()
+        _echo()
     else:
         _print_batch(speaker, texts, ids, sampling, max_new_tokens)
 
@@ -78,7 +86,13 @@ def _print_batch(
 
     done = generate_batch(speaker.model, ids, sampling, speaker.stop_ids, max_new_tokens)
     for text, generation in zip(texts, done, strict=True):
-        typer.echo(f"{text}\n→ {speaker.tokenizer.decode(generation.ids)}\n")
+        _echo(f"{text}\n→ {speaker.tokenizer.decode(generation.ids)}\n")
+
+
+def _echo(text: str = "", **how: bool) -> None:
+    """Print; of several ranks, one does."""
+    if is_main():
+        typer.echo(text, **how)  # type: ignore[arg-type]
 
 
 def chat(

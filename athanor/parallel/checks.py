@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal, Protocol
 
 from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig
 from athanor.parallel.plan import ParallelPlan, ScheduleName
-from athanor.recipe.schema import Recipe
 
 #: The sizes whose product is the number of ranks.
 SIZES = ("dp_replicate", "dp_shard", "cp", "pp", "tp")
@@ -25,7 +25,14 @@ _VIRTUAL: dict[ScheduleName, tuple[int, int | None]] = {
 }
 
 
-def resolve_plan(recipe: Recipe, world_size: int) -> ParallelPlan:
+class HasLayout(Protocol):
+    """A recipe, or anything else with its key ``parallel``."""
+
+    @property
+    def parallel(self) -> ParallelPlan | Literal["auto"]: ...
+
+
+def resolve_plan(recipe: HasLayout, world_size: int) -> ParallelPlan:
     """The plan of a recipe on ``world_size`` ranks.
 
     ``auto`` gives ZeRO-3 over all of them; a plan whose sizes are all 1 (as when the recipe says nothing) keeps its
@@ -90,15 +97,15 @@ def check_plan(
     config: ModelConfig,
     *,
     world_size: int,
-    seq_len: int,
-    global_batch_tokens: int | None,
-    micro_batch_tokens: int | None,
+    seq_len: int | None = None,
+    global_batch_tokens: int | None = None,
+    micro_batch_tokens: int | None = None,
 ) -> None:
     """Raise one AthanorError with all that is wrong with ``plan``, each with its key and what would be right.
 
-    ``seq_len``: positions of a row; ``global_batch_tokens``: of a step over all ranks (None: each step has its own, see
-    ``fill_rows``), ``micro_batch_tokens``: of one forward pass of one rank (None: its whole share). Call it for every
-    stage of training: lengths and batches change.
+    ``seq_len``: positions of a row (None: there is no training, as when decoding); ``global_batch_tokens``: of a step
+    over all ranks (None: each step has its own, see ``fill_rows``), ``micro_batch_tokens``: of one forward pass of one
+    rank (None: its whole share). Call it for every stage of training: lengths and batches change.
     """
     problems = [
         *_product(plan, world_size),
@@ -106,9 +113,10 @@ def check_plan(
         *_experts(plan, config),
         *_schedule(plan),
         *_split(plan, config.num_hidden_layers),
-        *_sequence(plan, config, seq_len),
     ]
-    if global_batch_tokens is not None:
+    if seq_len is not None:
+        problems += _sequence(plan, config, seq_len)
+    if seq_len is not None and global_batch_tokens is not None:
         problems += _batch(plan, seq_len, global_batch_tokens, micro_batch_tokens)
     _raise(problems)
 

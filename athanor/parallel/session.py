@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 
 from athanor.errors import AthanorError
-from athanor.model.config import ModelConfig
+from athanor.inference.session import Speaker
+from athanor.model.config import ModelConfig, Strict
 from athanor.model.decoder import Decoder
+from athanor.model.hf import read_config
 from athanor.parallel.checks import check_plan, resolve_plan
 from athanor.parallel.launch import agree, join
 from athanor.parallel.plan import ParallelPlan
@@ -75,6 +80,29 @@ def engine_for(recipe: Recipe, train: TrainRecipe, config: ModelConfig, *, own_b
 
         return parallel_engine(plan, _device())
     return _local(plan)
+
+
+class Layout(Strict):
+    """What a command without a recipe takes: ``parallel.tp=2``."""
+
+    parallel: ParallelPlan | Literal["auto"] = ParallelPlan()
+
+
+def open_speaker(layout: Layout | Recipe, model_dir: str | Path, device: torch.device | str | None = None) -> Speaker:
+    """A model directory ready to speak on this process, or laid over this group's ranks: what is asked of it must be
+    asked on all of them. A layout that does not fit is refused before weights are read."""
+    launched = join()
+    plan = resolve_plan(layout, world_size())
+    if not launched or world_size() == 1:
+        return Speaker.open(model_dir, device=device)
+    agree(layout)
+    check_plan(plan, read_config(model_dir), world_size=world_size())
+    from athanor.parallel.inference import lay_out_for_decoding
+    from athanor.parallel.mesh import Ranks
+
+    speaker = Speaker.open(model_dir, device=_device() if device is None else device)
+    where = next(speaker.model.parameters()).device
+    return replace(speaker, model=lay_out_for_decoding(speaker.model, Ranks.of(plan, where), plan))
 
 
 def _batches(train: TrainRecipe) -> list[tuple[int, int]]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from athanor.cli import app
 from athanor.data.types import IGNORE
 from athanor.errors import AthanorError
 from athanor.inference.engine import Generation, generate, stream
 from athanor.inference.sampling import GREEDY, Sampling
 from athanor.model.config import ModelConfig, MoEConfig
 from athanor.model.decoder import Decoder
+from athanor.model.hf import save_model_dir
 from athanor.model.init import init_weights
 from athanor.parallel.inference import PipelinedDecoder, lay_out_for_decoding
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.plan import ParallelPlan
+from athanor.tokenizer.train import train_tokenizer
 from tests.parallel.ranks import run_ranks
 
 MOE = MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, num_shared_experts=1, first_k_dense=1)
@@ -162,3 +168,78 @@ def broken(keys: dict[str, Any]) -> list[list[int]]:
 
 def test_a_wrong_place_in_the_cache_is_seen() -> None:
     assert run_ranks(2, broken, {"pp": 2})[0] != [g.ids for g in alone("gqa")["greedy"]]
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoding") / "model"
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 3, 270)
+    model = Decoder(make("gqa").config.model_copy(update={"vocab_size": 270, "max_position_embeddings": 96}))
+    init_weights(model, 5)
+    save_model_dir(model, folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def command(words: list[str]) -> tuple[int, str]:
+    """A command in this process, which may be one of several ranks: its exit status, and what it prints."""
+    result = CliRunner().invoke(app, words, env={"NO_COLOR": "1", "COLUMNS": "120"})
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("asked", [["-p", "12 + "], ["-p", "12 + ", "-p", "3", "-p", "1 + 1 = "]], ids=("one", "three"))
+def test_generate_prints_the_same_once(model_dir: Path, asked: list[str]) -> None:
+    words = ["generate", str(model_dir), *asked, "-t", "1", "-n", "9", "--seed", "3", "--device", "cpu"]
+    want = command(words)
+    assert want[0] == 0 and len(want[1]) > 5
+    for layout in (["parallel.tp=2", "parallel.pp=2"], ["parallel=auto"]):
+        first, *others = run_ranks(4, command, [*words, *layout])
+        assert first == want
+        assert others == [(0, "")] * 3
+
+
+def test_evaluation_gives_the_same_figures(model_dir: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{i} + 3 = {i + 3} " * 5}) + "\n" for i in range(60)))
+    recipe.write_text(
+        f"data: {{sources: {{own: {{paths: [{text}], holdout: 0.3}}}}}}\n"
+        "train: {seq_len: 64, eval_tokens: 512}\neval: {tasks: [arithmetic, loss], questions: 6, max_new_tokens: 6}\n"
+    )
+    words = ["eval", str(recipe), "--model", str(model_dir), "--out"]
+    assert command([*words, str(tmp_path / "one"), "parallel.pp=2"])[0] == 0  # alone it needs no layout
+    layouts = {"pipeline": ["parallel.pp=2"], "tensor": ["parallel.tp=2"], "data": []}
+    for name, layout in layouts.items():
+        found = run_ranks(2, command, [*words, str(tmp_path / name), *layout])
+        assert found[0][0] == 0, found[0][1]
+        assert found[1] == (0, "")
+    want = json.loads((tmp_path / "one" / "eval.json").read_text())["tasks"]
+    for name in layouts:
+        got = json.loads((tmp_path / name / "eval.json").read_text())["tasks"]
+        assert got["arithmetic"]["samples"] == want["arithmetic"]["samples"]
+        assert got["loss"]["metrics"] == pytest.approx(want["loss"]["metrics"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        (["parallel.tp=3"], "num_key_value_heads 2"),
+        (["parallel.pp=3", "parallel.vpp=2"], "schedule 1f1b needs vpp 1"),
+        (["parallel.pp=2"], "the plan needs 2 ranks"),
+        (["parallel.ep=3"], "the model has no experts"),
+        (["train.steps=3"], "unknown key 'train'"),
+    ],
+)
+def test_layouts_that_do_not_fit(model_dir: Path, layout: list[str], says: str) -> None:
+    for status, text in run_ranks(3, command, ["generate", str(model_dir), *layout, "-p", "1"]):
+        assert status == 2
+        assert says in text and "→" in text
+
+
+def test_a_layout_without_ranks(model_dir: Path) -> None:
+    status, text = command(["generate", str(model_dir), "parallel.tp=2", "-p", "1"])
+    assert status == 2
+    assert "athanor launch --nproc 2" in text
