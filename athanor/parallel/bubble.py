@@ -11,41 +11,44 @@ from torch import nn
 
 from athanor.parallel.pipeline import build_schedule
 from athanor.parallel.plan import ParallelPlan, ScheduleName
-from athanor.parallel.stages import V_SHAPED, placement
+from athanor.parallel.stages import placement
 
 
-class _Sleep(torch.autograd.Function):
-    """Forward takes ``stage_s`` seconds, backward twice as many: the usual ratio. Sleeping leaves the core to others,
-    so that any number of ranks can share it."""
+class _Rest(torch.autograd.Function):
+    """The value as it is; its gradient takes ``stage_s`` seconds. Sleeping leaves the core to others, so that any
+    number of ranks can share it."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, stage: _FixedTime) -> torch.Tensor:
         ctx.stage = stage
-        stage.rest(1)
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        ctx.stage.rest(2)
+        ctx.stage.rest()
         return grad.clone(), None
 
 
 class _FixedTime(nn.Module):
-    """A stage that only sleeps, and notes how long."""
+    """A stage that only sleeps, and notes how long: one time forward, one for the gradient of its input and one for
+    that of its weight, which torch can take apart. The usual ratio; the first stage's gradient takes as long."""
 
     def __init__(self, stage_s: float) -> None:
         super().__init__()
         self.stage_s, self.busy_s = stage_s, 0.0
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def rest(self, times: int) -> None:
+    def rest(self) -> None:
         start = time.perf_counter()
-        time.sleep(times * self.stage_s)
+        time.sleep(self.stage_s)
         self.busy_s += time.perf_counter() - start
 
     def forward(self, x: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.weight if x is None else x + self.weight
-        return _Sleep.apply(x, self)  # type: ignore[no-any-return]
+        self.rest()
+        weight: torch.Tensor = _Rest.apply(self.weight, self)
+        if x is None:
+            return _Rest.apply(weight, self)  # type: ignore[no-any-return]
+        return weight + _Rest.apply(x, self)  # type: ignore[no-any-return]
 
 
 def ideal_bubble(pp: int, vpp: int, micro_batches: int) -> float:
@@ -56,13 +59,11 @@ def ideal_bubble(pp: int, vpp: int, micro_batches: int) -> float:
 
 def measure_bubble(schedule: ScheduleName, pp: int, vpp: int, micro_batches: int, stage_s: float) -> float:
     """The idle share of one step: 1 − (Σ time that ranks are busy) / (pp · wall), the wall time from a common start to
-    the end of the slowest rank. Every stage takes ``stage_s`` seconds forward and twice that backward.
+    the end of the slowest rank. Every stage takes ``stage_s`` seconds forward and twice that backward, which schedules
+    that split the backward pass have in halves.
 
-    Call it on all of ``pp`` ranks of the default process group; every rank gets the same number. Not for the
-    zero-bubble schedules, whose backward pass has two halves: ValueError.
+    Call it on all of ``pp`` ranks of the default process group; every rank gets the same number.
     """
-    if schedule in V_SHAPED:
-        raise ValueError(f"{schedule} splits the backward pass, this stage does not")
     from torch.distributed.pipelining import PipelineStage
 
     places = placement(ParallelPlan(pp=pp, vpp=vpp, schedule=schedule))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from athanor.errors import AthanorError
 from athanor.files import write_atomic
 from athanor.report import charts
 from athanor.report.read import read_run
-from athanor.report.svg import PALETTE, STYLE
-
-_VIEW = re.compile(r'viewBox="0 0 (\d+) (\d+)"')
+from athanor.report.svg import standalone
 
 
 def draw(summary_dir: Path | str, out: Path | str) -> Path:
@@ -27,15 +24,5 @@ def draw(summary_dir: Path | str, out: Path | str) -> Path:
     pictures = [svg for svg in (charts.loss_chart(files), charts.accuracy_chart(files)) if svg]
     if not pictures:
         raise AthanorError("nothing to draw: no loss, no accuracy", where=str(summary_dir), fix="finish a stage first")
-    parts, y, width = [], 16, 0
-    for svg in pictures:
-        found = _VIEW.search(svg)
-        assert found is not None
-        w, h = int(found[1]), int(found[2])
-        parts.append(svg.replace("<svg ", f'<svg x="16" y="{y}" width="{w}" height="{h}" ', 1))
-        y, width = y + h + 8, max(width, w)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 32} {y + 8}">'
-    paper = '<rect width="100%" height="100%" rx="10" style="fill:var(--card)"/>'
-    picture = f"{head}<style>{PALETTE}{STYLE}</style>{paper}{''.join(parts)}</svg>\n"
-    write_atomic(target, picture)
+    write_atomic(target, standalone(pictures))
     return target

@@ -8,6 +8,7 @@ written and the page hides one of them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,6 +18,7 @@ Text = tuple[str, str]
 Point = tuple[float, float]
 
 COLORS = 8
+_VIEW = re.compile(r'viewBox="0 0 (\d+) (\d+)"')
 #: Most points a line keeps; a longer one keeps the smallest and largest value of each bucket, so no spike is lost.
 MAX_POINTS = 900
 
@@ -31,6 +33,7 @@ STYLE = """
 .chart .mark{stroke:var(--bad);stroke-width:1;stroke-dasharray:3 3;fill:none}
 .chart .line{fill:none;stroke-width:1.6;stroke-linejoin:round}
 .chart .faint{opacity:.28}
+.chart .later{opacity:.72}
 """ + "".join(f".chart .s{i}{{stroke:var(--c{i})}}.chart .f{i}{{fill:var(--c{i})}}\n" for i in range(COLORS))
 
 #: Palette variables; the page and a standalone picture share them.
@@ -242,7 +245,7 @@ def _band_names(frame: _Frame, bands: Sequence[Band]) -> None:
                 frame.parts.append(label((a + b) / 2, middle + 16 * i, words, css="muted", anchor="middle"))
 
 
-def _legend(entries: Sequence[tuple[Text, int]], y: float, left: float) -> str:
+def legend(entries: Sequence[tuple[Text, int]], y: float, left: float) -> str:
     """One row of swatches. Widths are estimated from the longer language, so that nothing overlaps."""
     parts, x = [], left
     for text, color in entries:
@@ -269,7 +272,8 @@ def _path(frame: _Frame, line: Series) -> str:
     return out
 
 
-def _wrap(axes: Axes, body: str) -> str:
+def wrap(axes: Axes, body: str) -> str:
+    """The ``<svg>`` element of a chart with its title."""
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {axes.width} {axes.height}" role="img" '
         f'aria-label="{escape(axes.title[0])}">{label(8, 20, both(axes.title), css="title")}{body}</svg>'
@@ -296,8 +300,8 @@ def line_chart(
         if not line.faint:
             named.setdefault(line.label, line.color)
     if len(named) > 1:
-        frame.parts.append(_legend(list(named.items()), 38, frame.left))
-    return _wrap(axes, "".join(frame.parts))
+        frame.parts.append(legend(list(named.items()), 38, frame.left))
+    return wrap(axes, "".join(frame.parts))
 
 
 def bar_chart(
@@ -327,8 +331,8 @@ def bar_chart(
     frame.parts.append(f'<path class="axis" d="M{frame.left} {floor:.1f}H{axes.width - frame.right}"/>')
     _axis_names(frame)
     if len(bars) > 1:
-        frame.parts.append(_legend([(name, i) for i, (name, _) in enumerate(bars)], 40, frame.left))
-    return _wrap(axes, "".join(frame.parts))
+        frame.parts.append(legend([(name, i) for i, (name, _) in enumerate(bars)], 40, frame.left))
+    return wrap(axes, "".join(frame.parts))
 
 
 def share_chart(title: Text, rows: Sequence[tuple[str, dict[str, float]]], width: int = 940) -> str:
@@ -339,7 +343,7 @@ def share_chart(title: Text, rows: Sequence[tuple[str, dict[str, float]]], width
         return ""
     names = list(dict.fromkeys(k for _, parts in rows for k in parts))
     axes = Axes(title, ("", ""), ("", ""), width=width, height=66 + 32 * len(rows))
-    body, left, right = [_legend([((n, n), i) for i, n in enumerate(names)], 44, 150)], 150.0, width - 16.0
+    body, left, right = [legend([((n, n), i) for i, n in enumerate(names)], 44, 150)], 150.0, width - 16.0
     for r, (name, parts) in enumerate(rows):
         y, x, total = 58 + 32 * r, left, sum(parts.values())
         body.append(label(left - 10, y + 17, escape(name), anchor="end"))
@@ -354,4 +358,18 @@ def share_chart(title: Text, rows: Sequence[tuple[str, dict[str, float]]], width
             if w > 40:
                 body.append(label(x + w / 2, y + 17, percent, anchor="middle", extra=' style="fill:var(--card)"'))
             x += w
-    return _wrap(axes, "".join(body))
+    return wrap(axes, "".join(body))
+
+
+def standalone(charts: Sequence[str]) -> str:
+    """Charts below each other as one picture of its own, which follows light and dark."""
+    parts, y, width = [], 16, 0
+    for svg in charts:
+        found = _VIEW.search(svg)
+        assert found is not None
+        w, h = int(found[1]), int(found[2])
+        parts.append(svg.replace("<svg ", f'<svg x="16" y="{y}" width="{w}" height="{h}" ', 1))
+        y, width = y + h + 8, max(width, w)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 32} {y + 8}">'
+    paper = '<rect width="100%" height="100%" rx="10" style="fill:var(--card)"/>'
+    return f"{head}<style>{PALETTE}{STYLE}</style>{paper}{''.join(parts)}</svg>\n"
