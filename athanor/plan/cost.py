@@ -59,7 +59,8 @@ class Costs:
     optimizer_s: Floats
     memory: Memory
     allocated_bytes: Floats  #: peak of the fullest rank, of the framework's allocator
-    peak_bytes: Floats  #: with fragmentation and what the runtime holds
+    reserved_bytes: Floats  #: with what is lost between its blocks
+    peak_bytes: Floats  #: with what driver and runtime hold
     memory_bytes: float  #: of a device
     model_flops: dict[str, float]  #: of the whole step, by convention of the causal half
     hardware_flops: Floats  #: with what is made again, convention ``full``
@@ -102,7 +103,7 @@ def evaluate(problem: Problem, at: Layouts, misses: Misses | None = None) -> Cos
     data = data_parallel(config, at, links, engine, on_ranks(at, stages.forward), on_ranks(at, stages.backward))
     optimizer_s = _optimizer_s(problem, ops, data)
     allocated = held.allocated
-    frag = 1 + problem.cluster.device.fragmentation
+    reserved = allocated + problem.cluster.device.fragmentation * held.moving
     step_s = pipe.total + data.exposed_s + optimizer_s
     tokens = float(problem.global_rows) * problem.seq_len
     model = {
@@ -130,7 +131,8 @@ def evaluate(problem: Problem, at: Layouts, misses: Misses | None = None) -> Cos
         optimizer_s=optimizer_s,
         memory=held,
         allocated_bytes=allocated.max(axis=1),
-        peak_bytes=(allocated * frag).max(axis=1) + problem.cluster.device.reserved_bytes,
+        reserved_bytes=reserved.max(axis=1),
+        peak_bytes=reserved.max(axis=1) + problem.cluster.device.reserved_bytes,
         memory_bytes=problem.cluster.device.memory_bytes,
         model_flops=model,
         hardware_flops=model["full"] + stages.remade_flops * at.micro_batches * at.dp * at.cp * at.tp,

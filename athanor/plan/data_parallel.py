@@ -66,7 +66,7 @@ def data_parallel(
     m = at.micro_batches[:, None].astype(np.float64)
     third = (at.zero == 3)[:, None]
     gathers = np.where(third, 2 * m, 1.0)
-    reductions = np.where((at.zero >= 2)[:, None] & engine.reduce_every, m, 1.0)
+    reductions = np.where(third | ((at.zero == 2)[:, None] & engine.reduce_every), m, 1.0)
     exposed = gathers * (gather_s - gather_hidden) + reductions * (reduce_s - reduce_hidden)
     slower = links.node.contention * (gathers * gather_hidden + reductions * reduce_hidden)
     share = np.where(at.zero == 0, 1, spread).astype(np.float64)

@@ -6,14 +6,15 @@ of it. So a machine with one measured source does not get absurd constants, and 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from athanor.plan.cluster import Cluster, SizePoint
+from athanor.plan.cluster import Cluster, SizePoint, load_cluster
+from athanor.plan.runs import Run, Setup, setup
+from athanor.plan.validate import Row, validate
 
 Floats = NDArray[np.float64]
 
@@ -136,3 +137,66 @@ def fit(
     values = values_of(x)
     machine = with_constants(cluster, values)
     return Fit(machine, values, np.asarray(errors_of(machine), np.float64))
+
+
+# --- published runs --------------------------------------------------------------------------------------------------
+
+#: Software whose times say little of the machine: nothing hides behind its collectives' latencies.
+_OWN_LIMITS = ("zero3-2021",)
+#: Quantities that fall when a step takes longer.
+_RATES = ("tokens_per_s_per_gpu", "achieved_tflops_per_gpu", "MFU")
+
+
+def runs_on(runs: Sequence[Run], cluster: str) -> list[Run]:
+    """Rows that the shipped file ``cluster`` is for."""
+    return [run for run in runs if isinstance(taken := setup(run), Setup) and taken.cluster == cluster]
+
+
+def fit_runs(runs: Sequence[Run], cluster: str) -> Fit:
+    """Constants of the shipped file ``cluster`` from published times of ``runs``; typical ones where there are none."""
+    rows = [run for run in runs_on(runs, cluster) if _speaks(run)]
+
+    def errors(machine: Cluster) -> list[float]:
+        found = validate(rows, {cluster: machine}).chosen()
+        signs = [-1.0 if row.run.quantity in _RATES else 1.0 for row in found]
+        return [sign * float(np.log1p(row.error)) for sign, row in zip(signs, found, strict=True)]
+
+    return fit(load_cluster(cluster), errors)
+
+
+def _speaks(run: Run) -> bool:
+    taken = setup(run)
+    return isinstance(taken, Setup) and taken.engine.name not in _OWN_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """One source predicted by constants that were fitted without it."""
+
+    source: str
+    cluster: str
+    others: tuple[str, ...]  #: sources that the constants come from; none: typical constants
+    rows: tuple[Row, ...]
+
+    @property
+    def mape(self) -> float:
+        """Mean absolute error of step times and throughputs, one row a run."""
+        return float(np.mean([abs(row.error) for row in self.rows]))
+
+
+def leave_one_out(runs: Sequence[Run]) -> list[HeldOut]:
+    """Every source by constants of the other sources of its device. A device with one source gets typical constants:
+    then only its data sheet and the physics speak."""
+    found = []
+    clusters = sorted({taken.cluster for run in runs if isinstance(taken := setup(run), Setup)})
+    for cluster in clusters:
+        mine = runs_on(runs, cluster)
+        for source in dict.fromkeys(run.source for run in mine):
+            rest = [run for run in mine if run.source != source]
+            machine = fit_runs(rest, cluster).cluster if rest else with_constants(load_cluster(cluster), typical())
+            held = [run for run in mine if run.source == source and _speaks(run)]
+            rows = validate(held, {cluster: machine}).chosen()
+            if rows:
+                others = tuple(dict.fromkeys(run.source for run in rest))
+                found.append(HeldOut(source, cluster, others, tuple(rows)))
+    return found

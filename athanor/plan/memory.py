@@ -42,7 +42,12 @@ class Memory:
     def allocated(self) -> Floats:
         """What the framework's allocator has given out at the peak."""
         held = self.parameters + self.gradients + self.optimizer + self.gathered
-        return held + self.activations + self.transient + self.buffers
+        return held + self.moving
+
+    @property
+    def moving(self) -> Floats:
+        """What comes and goes within a step, between whose blocks the allocator loses memory."""
+        return self.activations + self.transient + self.buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,4 +316,4 @@ def _buffers(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> Fl
     context = np.where(at.cp > 1, 2 * 2 * c * k * load.tokens * parts, 0.0)
     received = np.where(at.pp > 1, 2 * c * stream / np.where(at.sp, at.tp, 1), 0.0)
     gathered = np.where(at.sp, c * stream, 0.0)
-    return np.asarray(context + received + gathered)
+    return np.asarray(context + received + gathered + engine.workspace_bytes)

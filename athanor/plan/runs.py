@@ -206,10 +206,8 @@ def _config(run: Run, assumed: list[str]) -> ModelConfig:
 def _engine(run: Run) -> Engine:
     """Software by source: papers of 2021 and 2022 and torchtitan are known; anything else is a present Megatron-LM."""
     words = run.words
-    if "zero-3" in words:
-        name = "zero3-2021"
-    elif "narayanan" in words or "2104.04473" in words:
-        name = "megatron-2021"
+    if "narayanan" in words or "2104.04473" in words:
+        name = "zero3-2021" if "zero-3" in words else "megatron-2021"
     elif "korthikanti" in words or "2205.05198" in words:
         name = "megatron-2022"
     elif "torchtitan" in words:
@@ -217,6 +215,10 @@ def _engine(run: Run) -> Engine:
     else:
         name = "megatron-core"
     engine = ENGINES[name]
+    if "rowwise" in words:  # its products with a scale a row ran at bfloat16's rate, by the same table
+        return engine
+    if "_cef" in words:  # cross-entropy fused, by the names of its configurations
+        engine = engine.model_copy(update={"logit_bytes": engine.fused_logit_bytes})
     return engine.model_copy(update={"dtype": "fp8"}) if "float8" in words or "fp8" in words else engine
 
 
@@ -233,13 +235,17 @@ def _choices(
         else:
             virtual = [2 if "interleaved" in words else 1]
             assumed.append(f"vp {virtual[0]}")
-    zero = 3 if "zero-3" in words or engine.name == "torchtitan" else 1 if 1 in engine.states else 0
+    zero = 1 if 1 in engine.states else max(engine.states)
+    if engine.name == "torchtitan" and pp > 1:
+        zero = 2
     sp = "+sp" in run.recompute or engine.name in ("megatron-core", "torchtitan")
     overlap = "asynctp" in words and "vanilla" not in words or "comm overlap on" in words
     eager = engine.name == "torchtitan" and "compile" not in words and "asynctp" not in words
     switches = Switches(chunked_tp=overlap, fused_ops=not eager, dp_overlap=engine.name not in _SERIAL)
     stated = counts["micro_batch"]
     sizes = [stated] if stated else [n for n in (1, 2, 4, 8) if local_rows % n == 0]
+    if not stated and engine.name == "torchtitan" and pp > 1 and local_rows % pp == 0:
+        sizes = [local_rows // pp]  # its default: as many micro-batches as pipeline ranks
     kinds = [run.recompute.removesuffix("+sp")] if run.recompute else ["none", "selective", "full"]
     if not stated or not run.recompute:
         assumed.append("micro-batch and recomputation picked" if not stated else "recomputation picked")

@@ -41,7 +41,7 @@ class Engine(_Value):
     state_grad_bytes: float = Field(default=4, description="of gradients, of those in states")
     param_bytes: int = Field(default=2, description="of parameters when gathered")
     gathers_by_block: int = Field(default=1, gt=0, description="collectives of a block at ZeRO 3")
-    reduce_every: bool = Field(default=False, description="ZeRO 2 and 3 sum gradients after every micro-batch")
+    reduce_every: bool = Field(default=False, description="ZeRO 2 sums gradients after every micro-batch, as 3 does")
     tp_backward_overlap: bool = Field(
         default=True, description="input gradients' collectives beside the weights' gradients"
     )
@@ -53,12 +53,14 @@ class Engine(_Value):
     logit_bytes: float = Field(description="a logit, alive at the peak of the loss")
     logit_traffic: float = Field(description="bytes read and written a logit, forward and backward")
     logit_chunk_tokens: int | None = Field(default=None, description="head in pieces of so many tokens")
+    fused_logit_bytes: float = Field(default=4.0, description="the same where the loss is fused and works in place")
     embedding_grad_bytes: float = Field(
         default=0.0, description="a weight of the head, beside its gradient, for a moment"
     )
     accumulate_traffic: float = Field(description="bytes a parameter and micro-batch, not inside the product")
     optimizer_traffic: float = Field(description="bytes a parameter in the optimizer step")
     loss_scaling: bool = Field(default=False, description="float16: gradients are read once more")
+    workspace_bytes: float = Field(default=2.0**27, ge=0, description="of libraries, inside the allocator")
     backward_buffers: float = Field(default=1.0, ge=0, description="of a block's largest gradients, alive at a time")
 
 
@@ -111,21 +113,22 @@ ENGINES: dict[str, Engine] = {
         },
         optimizer_share={0: 12, 1: 12, 2: 12, 3: 12},
         activations="megatron",
-        logit_bytes=8,
+        logit_bytes=10,
         logit_traffic=20,
         embedding_grad_bytes=2,
         accumulate_traffic=0,
         optimizer_traffic=40,
     ),
-    # FSDP2: float32 parameters, gradients and moments, all spread; blocks gathered in bfloat16.
+    # FSDP2: float32 parameters, gradients and moments, all spread; blocks gathered in bfloat16. With a pipeline its
+    # default keeps parameters gathered and sums gradients once (ZeRO 2).
     "torchtitan": Engine(
         name="torchtitan",
-        states={3: States(whole=0, sharded=16, gathered_blocks=2)},
-        optimizer_share={3: 8},
-        activations="athanor",
+        states={2: States(whole=6, sharded=16), 3: States(whole=0, sharded=16, gathered_blocks=2)},
+        optimizer_share={2: 8, 3: 8},
+        activations="megatron",
         logit_bytes=14,
         logit_traffic=40,
-        reduce_every=True,
+        embedding_grad_bytes=8,
         accumulate_traffic=4,
         optimizer_traffic=36,
     ),

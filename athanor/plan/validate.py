@@ -118,7 +118,6 @@ def _value(run: Run, taken: Setup, problem: Problem, costs: Costs, i: int) -> fl
         "layer_bwd_time": costs.backward_input_s + costs.backward_weight_s,
         "layer_total_time": costs.forward_s + costs.backward_input_s + costs.backward_weight_s,
     }
-    frag = 1 + problem.cluster.device.fragmentation
     values = {
         "iteration_time": step_s,
         "tokens_per_s_per_gpu": costs.tokens / step_s / gpus,
@@ -129,8 +128,8 @@ def _value(run: Run, taken: Setup, problem: Problem, costs: Costs, i: int) -> fl
         "MFU": 100 * float(costs.mfu("full")[i]),
         "HFU": 100 * float(costs.hfu()[i]),
         "peak_allocated_memory": float(costs.allocated_bytes[i]),
-        "peak_reserved_memory": float(costs.allocated_bytes[i]) * frag,
-        "peak_memory": float(costs.allocated_bytes[i]) * frag,
+        "peak_reserved_memory": float(costs.reserved_bytes[i]),
+        "peak_memory": float(costs.reserved_bytes[i]),
     }
     if run.quantity in layer:
         return float(layer[run.quantity][i].sum()) / _UNITS.get(run.unit, 1.0)
