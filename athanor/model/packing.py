@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -26,14 +26,18 @@ class Bucket:
     length: int
 
 
-@dataclass(slots=True)
 class Packing:
-    """Document boundaries of B×T flattened tokens; built from host integers, so no device sync is needed."""
+    """Document boundaries of B×T flattened tokens; built from host integers, so no device sync is needed.
 
-    lens: list[int]
-    device: torch.device
-    lens_tensor: torch.Tensor  # int64 [n_docs] on the host: what compiled code reads, so lengths are no constants to it
-    _cu: torch.Tensor | None = field(default=None)
+    ``lens_tensor``: int64 [n_docs] on the host: what compiled code reads, so lengths are no constants to it. No
+    dataclass on purpose: FSDP would look at each number of it for a tensor, in every block and pass.
+    """
+
+    __slots__ = ("lens", "device", "lens_tensor", "_cu")
+
+    def __init__(self, lens: list[int], device: torch.device, lens_tensor: torch.Tensor) -> None:
+        self.lens, self.device, self.lens_tensor = lens, device, lens_tensor
+        self._cu: torch.Tensor | None = None
 
     @classmethod
     def of(cls, doc_lens: list[list[int]], n_rows: int, row_len: int, device: torch.device) -> Packing:

@@ -52,18 +52,19 @@ class Part(NamedTuple):
     causal: bool
 
 
-@dataclass(eq=False, slots=True)  # not frozen: torch.compile would guard on every field of a frozen one
 class ContextPacking:
     """What one forward pass's attention does on this rank; all layers and pipeline stages share it.
 
     ``parts``: ``ring``: for each rank, the calls on its keys; ``all_gather``: one list, of calls on all keys in the
     order of documents. ``places``: int64 [B · T] on the device, where each token of the batch lies in the gathered
-    buffer. ``run`` calls an autograd.Function, hidden from torch.compile if that is in use.
+    buffer. ``run`` calls an autograd.Function, hidden from torch.compile if that is in use. No dataclass on purpose:
+    FSDP would look at each number of it for a tensor, in every block and pass.
     """
 
-    parts: list[list[Part]]
-    places: torch.Tensor
-    run: Callable[..., torch.Tensor]
+    __slots__ = ("parts", "places", "run")
+
+    def __init__(self, parts: list[list[Part]], places: torch.Tensor, run: Callable[..., torch.Tensor]) -> None:
+        self.parts, self.places, self.run = parts, places, run
 
     @classmethod
     def of(cls, lens: ContextLens, kv: Literal["all_gather", "ring"], device: torch.device) -> ContextPacking:

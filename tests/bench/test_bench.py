@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 
 from athanor.data.types import IGNORE
 from athanor.model.params import count_params
-from bench import train_cpu, train_gpu
+from bench import hosted, train_cpu, train_gpu
 from bench.bars import judge
 from bench.common import Spread, gemm_rate
 from bench.contenders import OURS, PEERS, Contender, build
 from bench.train_cpu import CPU, FULL, TOY, Options
 from bench.workloads import Work, document_mask, full_rows, mixed_lengths, packed_works, padded_works
+from tests.parallel.ranks import PRELOAD
 
 NAMES = (*OURS, *PEERS)
 
@@ -154,7 +156,11 @@ def test_bars_of_loss_and_loader() -> None:
     assert [bar["met"] for bar in bars] == [True, False, True]
 
 
-def test_quick_worker_fills_every_table() -> None:
+def test_quick_worker_fills_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contenders are forked from a server that has imported everything: new interpreters would take half a minute."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    monkeypatch.setattr(hosted.multiprocessing, "get_context", lambda method: context)
     options = Options(
         1, quick=True, rounds=1, compile=False, contenders=("athanor", "textbook"), loss_s=0.05, documents=60
     )

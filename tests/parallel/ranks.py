@@ -28,7 +28,10 @@ PRELOAD = [
     "torch.distributed.tensor.parallel",
     "torch.onnx",
     "athanor.parallel.engine",
+    "athanor.dryrun.tracker",
     "athanor.train.trainer",
+    "bench.hand_written",
+    "bench.hosted",
     "tests.train.tiny",
     __name__,
 ]

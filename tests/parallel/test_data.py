@@ -1,5 +1,6 @@
 """FSDP2 layouts against the one-process optimizer: losses, gradient norms and final parameters of five steps."""
 
+import dataclasses
 from functools import cache
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from athanor.data.types import Batch
+from athanor.parallel.context import split_batch
+from athanor.parallel.context_attention import ContextPacking
 from athanor.parallel.data import apply_data_parallel, free_gathered, gradient_sync, sharded_modules
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.optimizer import ShardedAdamW
@@ -245,3 +249,14 @@ def test_a_stage_without_ends_and_freeing_what_evaluation_left_gathered():
     for names, gathered, after, modules in run_ranks(2, parts_of_a_stage):
         assert names == after and all(name.startswith("layers.1.") for name in names)
         assert not gathered and modules == 2
+
+
+def test_document_boundaries_are_one_value_to_fsdp():
+    """FSDP looks for tensors inside whatever lists, tuples and dataclasses a block is given: with a number for each
+    document that took 0.4 ms a look at 512 documents, several times a block."""
+    ids, lens = torch.zeros(2, 8, dtype=torch.int64), [[3, 5], [8]]
+    plain = model_of(config(), F32).context(ids, None, lens).packing
+    split = split_batch(Batch(ids, ids, ids, lens, {}, {}), 0, 2).doc_lens
+    spread = ContextPacking.of(split, "all_gather", torch.device("cpu"))
+    for packing in (plain, spread):
+        assert not dataclasses.is_dataclass(packing) and not isinstance(packing, list | tuple | dict)
