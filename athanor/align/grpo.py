@@ -23,9 +23,9 @@ from athanor.align.sources import load_questions
 from athanor.align.verifiers import verifier
 from athanor.data.types import IGNORE, Batch
 from athanor.errors import AthanorError
-from athanor.inference.session import Speaker
+from athanor.inference.session import default_device
 from athanor.model.decoder import Decoder
-from athanor.model.hf import load_model_dir
+from athanor.model.hf import load_model_dir, open_model_dir
 from athanor.parallel.checks import resolve_plan
 from athanor.parallel.session import begin, engine_for, main_first
 from athanor.ranks import world_size
@@ -124,7 +124,7 @@ def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
         settings,
         recipe.seed,
         plan=resolve_plan(recipe, world_size()),
-        reference=partial(_reference, speaker, settings, model_dir) if settings.kl_coef else None,
+        reference=partial(_reference, settings, model_dir) if settings.kl_coef else None,
     )
     objective = GRPO(
         temperature=settings.temperature,
@@ -137,8 +137,11 @@ def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     return fit_and_save(run, speaker, objective, stage, settings.train, recipe.seed, model_dir, engine)
 
 
-def _reference(speaker: Speaker, settings: RLRecipe, model_dir: str | Path) -> Decoder:
-    """The model as it was, frozen, in the precision that the trained one computes in."""
-    device = next(speaker.model.parameters()).device
+def _reference(settings: RLRecipe, model_dir: str | Path) -> Decoder:
+    """The model as it was, frozen, in the precision that the trained one computes in; over ranks on the meta device,
+    for the source to lay out."""
+    device = default_device()
     dtype = compute_dtype(settings.train.precision, device)
+    if world_size() > 1:
+        return open_model_dir(model_dir, dtype=dtype)
     return load_model_dir(model_dir, dtype=dtype, device=device).requires_grad_(False).eval()

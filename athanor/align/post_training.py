@@ -6,8 +6,9 @@ from pathlib import Path
 
 from athanor.errors import AthanorError
 from athanor.inference.session import Speaker
+from athanor.model.decoder import Decoder
 from athanor.model.hf import save_model_dir
-from athanor.parallel.session import main_first
+from athanor.ranks import world_size
 from athanor.recipe.schema import TrainRecipe
 from athanor.tokenizer.chat import END
 from athanor.train.engine import EngineFactory, LocalEngine
@@ -18,8 +19,9 @@ from athanor.train.trainer import Trainer
 
 
 def open_for_chat(model_dir: str | Path) -> Speaker:
-    """The model (float32, on this machine's device) and its tokenizer, which must know the chat tokens."""
-    speaker = Speaker.open(model_dir)
+    """The model (float32, on this machine's device; over ranks on the meta device, with ``first_values``) and its
+    tokenizer, which must know the chat tokens."""
+    speaker = Speaker.open(model_dir, later=world_size() > 1)
     if not speaker.tokenizer.has_chat:
         raise AthanorError(
             f"this model's vocabulary has no chat tokens such as {END}",
@@ -53,10 +55,11 @@ def fit_and_save(
     tokenizer = speaker.tokenizer
     trainer = Trainer(speaker.model, objective, [stage], train, run, seed=seed, engine=engine)
     result = trainer.fit()
-    model = trainer.engine.whole_model()
-    with main_first("model"):
-        if model is not None:
-            model.config = model.config.model_copy(update={"eos_token_id": [tokenizer.eos_id, tokenizer.special(END)]})
-            save_model_dir(model, run.model_dir, tokenizer_files_from=model_dir)
+
+    def save(model: Decoder) -> None:
+        model.config = model.config.model_copy(update={"eos_token_id": [tokenizer.eos_id, tokenizer.special(END)]})
+        save_model_dir(model, run.model_dir, tokenizer_files_from=model_dir)
+
+    trainer.engine.export(save)
     run.mark_done(steps=result.steps, tokens=result.tokens, started_from=str(model_dir))
     return run.model_dir

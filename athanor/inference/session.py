@@ -12,7 +12,7 @@ from athanor.errors import AthanorError
 from athanor.inference.engine import stream
 from athanor.inference.sampling import Sampling
 from athanor.model.decoder import Decoder
-from athanor.model.hf import load_model_dir
+from athanor.model.hf import load_model_dir, open_model_dir
 from athanor.tokenizer.chat import END
 from athanor.tokenizer.tokenizer import Tokenizer
 
@@ -45,11 +45,20 @@ class Speaker:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        later: bool = False,
     ) -> Speaker:
-        """Load a model directory. AthanorError when it is none or its tokenizer has more ids than the model rows."""
+        """Load a model directory. AthanorError when it is none or its tokenizer has more ids than the model rows.
+
+        ``later``: the model stays on the meta device, with its ``first_values``, to be laid over ranks.
+        """
         tokenizer = Tokenizer.load(path)
-        model = load_model_dir(path, dtype=dtype, device=_device(device))
+        where = _device(device)
+        model = open_model_dir(path, dtype) if later else load_model_dir(path, dtype=dtype, device=where)
         tokenizer.require_fits(model.config.vocab_size, where=str(path))
         return cls(model.eval(), tokenizer)
 

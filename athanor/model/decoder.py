@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,9 @@ IGNORE = -100
 
 #: logits [B, V] → (token ids int64 [B], log-probabilities float32 [B])
 Choose = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+#: names and shapes of tensors → their values, one after the other, so that never all are held
+FirstValues = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, torch.Tensor]]]
 
 
 class Context(NamedTuple):
@@ -90,6 +93,8 @@ class Decoder(nn.Module):
         #: how rows are shared where copies of a model decode side by side, and who decodes with the present weights
         #: where this is a rank's part of a model under training; None: there is one copy, and it does itself
         self.share: Any = None
+        #: where a model on the meta device has its values: {name: shape} → (name, tensor), one after the other
+        self.first_values: FirstValues | None = None
         self.decoding_twin: Any = None
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

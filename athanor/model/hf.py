@@ -8,7 +8,7 @@ other model is written in Athanor's own names (``model_type: athanor``), so that
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "export_model",
     "import_model",
     "load_model_dir",
+    "open_model_dir",
     "read_config",
     "save_model_dir",
 ]
@@ -87,6 +88,20 @@ def load_model_dir(
     Built on the meta device and filled tensor by tensor, so memory holds one copy. Missing, unexpected and mis-shaped
     tensors, damaged shards and unsupported architectures raise AthanorError with their names.
     """
+    model = open_model_dir(path, dtype, device)
+    assert model.first_values is not None
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict(dict(model.first_values(shapes)), strict=True, assign=True)
+    model.first_values = None
+    _fill_counters(model, device)
+    return model
+
+
+def open_model_dir(
+    path: str | Path, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
+) -> Decoder:
+    """The decoder of a model directory on the meta device, checked as by :func:`load_model_dir`; its ``first_values``
+    read the tensors (in the order of the files' links), converted to ``dtype`` and on ``device``."""
     path = Path(path)
     hf, config = _read_json_config(path), read_config(path)
     with torch.device("meta"):
@@ -94,10 +109,17 @@ def load_model_dir(
     files = WeightFiles(path)
     links = _links_of(hf, config, model, files, path)
     check_tensors(files, links, model, config.tie_word_embeddings)
-    stored = dtype or files.dtype(links[0].theirs[0])
-    tensors = read_tensors(files, links, stored, device, keep=_buffers(model))
-    model.load_state_dict(tensors, strict=True, assign=True)
-    _fill_counters(model, device)
+    stored, buffers = dtype or files.dtype(links[0].theirs[0]), _buffers(model)
+    for param in model.parameters():
+        param.data = param.data.to(stored)  # buffers have their own
+
+    def read(shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, torch.Tensor]]:
+        wanted = [link for link in links if not shapes.keys().isdisjoint(link.ours)]
+        for name, tensor in read_tensors(files, wanted, stored, device, keep=buffers):
+            if name in shapes:
+                yield name, tensor
+
+    model.first_values = read
     return model
 
 
@@ -135,6 +157,7 @@ def save_model_dir(
 ) -> str:
     """Write ``model`` as a model directory, atomically; returns its ``model_type`` (``athanor`` when no family fits).
 
+    A model on the meta device is written from its ``first_values``, of which one file's are held at a time.
     ``dtype`` None stores the parameters as they are. ``extra_config`` goes into config.json at the top level. An
     existing directory is replaced as a whole; its other files (tokenizer, notes) come along. ``family`` forces one.
     ``generation``: sampling defaults for generation_config.json, which always has the model's own token ids.
@@ -153,7 +176,7 @@ def save_model_dir(
             _carry_over(path, folder)
             if tokenizer_files_from is not None:
                 _copy_tokenizer(Path(tokenizer_files_from), folder)
-            write_tensors(state, links, folder, dtype, max_shard_bytes, keep=_buffers(model))
+            write_tensors(state, links, folder, dtype, max_shard_bytes, _buffers(model), model.first_values)
             ids = {key: hf[key] for key in _IDS if hf.get(key) is not None}
             write_json(folder / GENERATION, {**(generation or {}), **ids})
             write_json(folder / CONFIG, hf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from athanor.errors import AthanorError
 from athanor.files import read_json, write_json
+from athanor.model.decoder import FirstValues
 from athanor.model.hf_weights import Link
 
 WEIGHTS = "model.safetensors"
@@ -151,13 +152,16 @@ def _derived(name: str, files: WeightFiles, tied: bool) -> bool:
 
 
 def read_tensors(
-    files: WeightFiles, links: list[Link], dtype: torch.dtype, device: torch.device | str, keep: Set[str] = frozenset()
-) -> dict[str, torch.Tensor]:
-    """Tensors by our names, each in memory of its own: one copy of the model plus one link's file tensors.
+    files: WeightFiles,
+    links: Iterable[Link],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    keep: Set[str] = frozenset(),
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(our name, tensor) one after the other, each in memory of its own; only one link's file tensors are held.
 
     Converted to ``dtype``, except those in ``keep``.
     """
-    out: dict[str, torch.Tensor] = {}
     for link in links:
         for name in link.theirs:
             files.dtype(name)
@@ -166,8 +170,7 @@ def read_tensors(
         for name, tensor in zip(link.ours, link.to_ours(stored), strict=True):
             moved = tensor.to(device=device, dtype=tensor.dtype if name in keep else dtype)
             shared = moved.untyped_storage().data_ptr() in storages
-            out[name] = moved.clone(memory_format=torch.contiguous_format) if shared else moved.contiguous()
-    return out
+            yield name, moved.clone(memory_format=torch.contiguous_format) if shared else moved.contiguous()
 
 
 def write_tensors(
@@ -177,10 +180,12 @@ def write_tensors(
     dtype: torch.dtype | None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     keep: Set[str] = frozenset(),
+    values: FirstValues | None = None,
 ) -> None:
     """Write ``state`` (our names) as one safetensors file, or as shards with an index when larger than the limit.
 
-    Stored as ``dtype`` (None: as they are), except those in ``keep``. Only one shard is converted at a time.
+    Stored as ``dtype`` (None: as they are), except those in ``keep``. Only one shard is converted at a time. With
+    ``values``, ``state`` gives names, shapes and dtypes only, and the tensors of one shard are asked for at a time.
     """
     shards = list(_plan(state, links, dtype, max_shard_bytes))
     total = 0
@@ -189,7 +194,9 @@ def write_tensors(
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors: dict[str, torch.Tensor] = {}
         for link in shard:
-            tensors |= _converted(state, link, None if keep & set(link.ours) else dtype)
+            part = {name: state[name] for name in link.ours}
+            held = part if values is None else dict(values({name: tensor.shape for name, tensor in part.items()}))
+            tensors |= _converted(held, link, None if keep & set(link.ours) else dtype)
         save_file(tensors, folder / file, metadata={"format": "pt"})
         total += sum(t.nbytes for t in tensors.values())
         weight_map |= dict.fromkeys(tensors, file)

@@ -50,15 +50,28 @@ def norm_gain(config: ModelConfig, name: str) -> float:
 def init_weights(model: Decoder, seed: int) -> None:
     """Fill every parameter. Each draws from a generator of its own (seed, name), so order and layout do not matter."""
     for name, param in model.named_parameters():
-        if name.endswith("bias"):
-            param.zero_()
-        elif "norm" in name:
-            param.fill_(norm_gain(model.config, name))
-        else:
-            generator = torch.Generator().manual_seed(_stable_seed(seed, name))
-            draw = torch.empty(param.shape, dtype=torch.float32)
-            nn.init.normal_(draw, std=matrix_std(model.config, name), generator=generator)
-            param.copy_(draw)
+        param.copy_(initial_value(model.config, name, param.shape, seed))
+
+
+def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) -> torch.Tensor:
+    """The whole parameter (or buffer) called ``name`` before the first step: float32 on the host."""
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if "norm" in name:
+        return torch.full(shape, norm_gain(config, name))
+    generator = torch.Generator().manual_seed(_stable_seed(seed, name))
+    draw = torch.empty(shape, dtype=torch.float32)
+    return nn.init.normal_(draw, std=matrix_std(config, name), generator=generator)
+
+
+def drawn_later(config: ModelConfig, seed: int) -> Decoder:
+    """A model on the meta device with the values of ``init_weights(model, seed)`` as its ``first_values``."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    model.first_values = lambda shapes: (
+        (name, initial_value(config, name, shape, seed)) for name, shape in shapes.items()
+    )
+    return model
 
 
 def _stable_seed(seed: int, name: str) -> int:

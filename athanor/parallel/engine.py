@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from athanor.parallel.checkpoint_io import ParallelCheckpoints
 from athanor.parallel.context import split_batch
 from athanor.parallel.data import gradient_sync, reduces_each_micro_batch
 from athanor.parallel.expert import sync_router_load
-from athanor.parallel.gather import whole_model
+from athanor.parallel.gather import export, whole_model
 from athanor.parallel.inference import DecodingTwin
+from athanor.parallel.materialize import materialize
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.optimizer import ShardedAdamW
 from athanor.parallel.pipeline import Pipeline
@@ -32,7 +33,8 @@ from athanor.train.stages import batch_to
 
 
 class ParallelEngine:
-    """Every rank builds one from the same whole model (float32, or float64) and keeps its own part of it.
+    """Every rank builds one from the same model and keeps its own part of it. The model (float32, or float64) is whole,
+    or on the meta device with ``first_values``: then no host ever holds more than its ranks' parts.
 
     The loss is summed over all ranks' tokens and divided once by the global weight, gradients are summed, and metrics
     are totals over all ranks: a step's numbers are those of one process, to the rounding of the order of sums.
@@ -47,9 +49,12 @@ class ParallelEngine:
         stages = split(model, plan, ranks.at("pp")) if plan.pp > 1 else []
         self.parts: list[Decoder] = [*stages] or [model]
         for part in self.parts:
-            if any(tensor.device != self.device for tensor in (*part.parameters(), *part.buffers())):
+            later = part.first_values is not None
+            if not later and any(tensor.device != self.device for tensor in (*part.parameters(), *part.buffers())):
                 part.to(self.device)
             parallelize(part, ranks, plan, self.dtype, compiled=self._compiled)
+            if later:  # what is offloaded as a whole lives on the host
+                materialize(part, torch.device("cpu") if plan.offload == "all" else self.device)
         self.model = self.parts[0]
         self.model.decoding_twin = DecodingTwin(self.parts, ranks)
         self.optimizer = ShardedAdamW(self.parts, ranks, recipe.optimizer)
@@ -170,6 +175,10 @@ class ParallelEngine:
 
     def release(self) -> None:
         """Nothing to give back: parameters are float32 between steps already."""
+
+    def export(self, save: Callable[[Decoder], object]) -> None:
+        """``save(model)`` on the main rank, with a model whose values come from all ranks as they are asked for."""
+        export(self.parts, self.config, self.ranks, save)
 
     def whole_model(self) -> Decoder | None:
         """The whole model in host memory of the main rank, parameter by parameter; None on the others."""

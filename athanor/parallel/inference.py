@@ -25,6 +25,7 @@ from athanor.data.types import Batch
 from athanor.errors import AthanorError
 from athanor.model.cache import KVCache
 from athanor.model.decoder import Choose, Context, Decoder
+from athanor.parallel.materialize import materialize
 from athanor.parallel.mesh import Ranks
 from athanor.parallel.pipeline import Pipeline, wave
 from athanor.parallel.plan import ParallelPlan
@@ -37,9 +38,9 @@ _T = TypeVar("_T")
 
 
 def lay_out_for_decoding(model: Decoder, ranks: Ranks, plan: ParallelPlan) -> Decoder:
-    """``model`` (the same whole weights on every rank, or all on the meta device) over the ranks of ``plan``: what
-    ``generate`` and ``stream`` take for a model, called on every rank with the same arguments.
+    """``model`` over the ranks of ``plan``: what ``generate`` and ``stream`` take, called on every rank alike.
 
+    It has the same whole weights on every rank, or is on the meta device with ``first_values`` (else it stays there).
     ``model`` itself is of no further use. ``loss`` and ``token_logprobs`` work too, without gradients, for batches that
     are the same on every rank. AthanorError for a layout that does not fit; see ``athanor.parallel.checks``.
     """
@@ -47,6 +48,8 @@ def lay_out_for_decoding(model: Decoder, ranks: Ranks, plan: ParallelPlan) -> De
     parts = split(model, plan, ranks.at("pp")) if plan.pp > 1 else [model]
     for part in parts:
         apply_tensor_parallel(part, ranks, plan)
+        if part.first_values is not None:
+            materialize(part, ranks.device)
     out = parts[0] if plan.pp == 1 else PipelinedDecoder(parts, ranks, plan)  # type: ignore[arg-type]
     if ranks.size("loss") > 1:
         out.share = Share(ranks.group("loss"))
@@ -79,7 +82,7 @@ class PipelinedDecoder(Decoder):
         nn.Module.__init__(self)  # not the decoder's: that one would make a whole model
         first = stages[0]
         self.config, self.rope_theta = first.config, first.rope_theta
-        self.share, self.decoding_twin = None, None
+        self.share, self.decoding_twin, self.first_values = None, None, None
         self.stages = nn.ModuleList(stages)
         self.plan, self.group = plan, ranks.group("pp")
         self.pipeline = Pipeline(stages, ranks, plan, first.config)

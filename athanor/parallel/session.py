@@ -100,9 +100,9 @@ def open_speaker(layout: Layout | Recipe, model_dir: str | Path, device: torch.d
     from athanor.parallel.inference import lay_out_for_decoding
     from athanor.parallel.mesh import Ranks
 
-    speaker = Speaker.open(model_dir, device=_device() if device is None else device)
-    where = next(speaker.model.parameters()).device
-    return replace(speaker, model=lay_out_for_decoding(speaker.model, Ranks.of(plan, where), plan))
+    speaker = Speaker.open(model_dir, device=device, later=True)
+    ranks = Ranks.of(plan, _device() if device is None else torch.device(device))
+    return replace(speaker, model=lay_out_for_decoding(speaker.model, ranks, plan))
 
 
 def _batches(train: TrainRecipe) -> list[tuple[int, int]]:

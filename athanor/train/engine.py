@@ -59,7 +59,7 @@ class Engine(Protocol):
     def buffers(self) -> dict[str, torch.Tensor]: ...
     def agree(self, signal: int | None) -> int | None: ...
     def release(self) -> None: ...
-    def whole_model(self) -> Decoder | None: ...
+    def export(self, save: Callable[[Decoder], object]) -> None: ...
 
 
 class LocalEngine:
@@ -124,9 +124,9 @@ class LocalEngine:
         """Give the model float32 parameters of its own again."""
         self.optimizer.release()
 
-    def whole_model(self) -> Decoder | None:
-        """The trained model, to be saved (on several processes: on the one that writes)."""
-        return self.model
+    def export(self, save: Callable[[Decoder], object]) -> None:
+        """Call ``save`` with the trained model (of several processes, the one that writes does)."""
+        save(self.model)
 
 
 #: builds the engine of a run from the model and the recipe

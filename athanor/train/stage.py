@@ -14,9 +14,10 @@ from athanor.errors import AthanorError
 from athanor.inference.session import default_device
 from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
-from athanor.model.hf import load_model_dir, save_model_dir
-from athanor.model.init import init_weights
+from athanor.model.hf import load_model_dir, open_model_dir, save_model_dir
+from athanor.model.init import drawn_later, init_weights
 from athanor.parallel.session import begin, engine_for, main_first
+from athanor.ranks import world_size
 from athanor.recipe.schema import Recipe, StageRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer
 from athanor.train.engine import EngineFactory, LocalEngine
@@ -91,10 +92,7 @@ def fit_stages(
     """Train a language model through ``stages``, write ``run/model`` with the tokenizer's files, mark the run done."""
     trainer = Trainer(model, CausalLM(), stages, train, run, seed, engine=engine)
     result = trainer.fit()
-    whole = trainer.engine.whole_model()
-    with main_first("model"):
-        if whole is not None:
-            save_model_dir(whole, run.model_dir, tokenizer_files_from=tokenizer_dir)
+    trainer.engine.export(lambda whole: save_model_dir(whole, run.model_dir, tokenizer_files_from=tokenizer_dir))
     run.mark_done(steps=result.steps, tokens=result.tokens, held_out_loss=result.last_eval)
     return run.model_dir
 
@@ -127,10 +125,17 @@ def prepare_data(
 
 
 def begin_model(recipe: Recipe, tokenizer: Tokenizer, init_from: str | Path | None = None) -> Decoder:
-    """The model before its first step, float32 on this machine's device: fresh from the recipe's seed, or loaded."""
+    """The model before its first step, float32 on this machine's device: fresh from the recipe's seed, or loaded.
+
+    Over ranks it is on the meta device, with ``first_values`` of which each rank will take its part.
+    """
+    over_ranks = world_size() > 1
     ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     if init_from is not None:
-        model = load_model_dir(init_from, dtype=torch.float32, device=default_device())
+        if over_ranks:
+            model = open_model_dir(init_from)
+        else:
+            model = load_model_dir(init_from, dtype=torch.float32, device=default_device())
         if recipe.model is not None:
             _check_same_shape(recipe.model, model.config, str(init_from))
         _check_vocabulary(model.config, tokenizer, str(init_from))
@@ -138,7 +143,10 @@ def begin_model(recipe: Recipe, tokenizer: Tokenizer, init_from: str | Path | No
     if recipe.model is None:
         raise AthanorError("the recipe has no model", where="model", fix="give a preset or a shape under `model:`")
     _check_vocabulary(recipe.model, tokenizer, "model.vocab_size")
-    model = Decoder(recipe.model.model_copy(update=ids))
+    config = recipe.model.model_copy(update=ids)
+    if over_ranks:
+        return drawn_later(config, recipe.seed).train()
+    model = Decoder(config)
     init_weights(model, recipe.seed)
     return model.to(default_device()).train()
 
