@@ -87,7 +87,7 @@ class Blocks:
         times = self._attention_half()
         gates = 2 if self.config.mlp_gated else 1
         inner = self.config.intermediate_size / self.t
-        times.parts["up"] = self._product(self.config.hidden_size, gates * inner)
+        times.parts["up"] = self._products(self.config.hidden_size, [inner] * gates)
         times.parts["activation"] = self._activation(self.load.tokens * inner, gates)
         times.parts["down"] = self._product(inner, self.config.hidden_size)
         self._tensor_collectives(times, "ffn", "up", "down")
@@ -110,7 +110,7 @@ class Blocks:
         times.parts["permute"] = self._passes(4 * moved, 4 * moved, "elementwise", 4)
         if moe.num_shared_experts:
             wide = inner * moe.num_shared_experts
-            shared = [self._product(d, gates * wide), self._product(wide, d)]
+            shared = [self._products(d, [wide] * gates), self._product(wide, d)]
             shared.append(self._activation(self.load.tokens * wide, gates))
             times.parts["shared"] = _sum_parts(shared)
         group = self.links.group(self.at.ep, self.at.tp)
@@ -144,6 +144,12 @@ class Blocks:
         )
         return Part(forward, input_s, weight_s, times * 2.0 * m * np.asarray(k) * np.asarray(n) * count)
 
+    def _products(self, k: Floats | float, widths: list[Floats]) -> Part:
+        """Products of one input with several matrices: in one launch, or one after the other."""
+        if not self.engine.separate_products:
+            return self._product(k, np.asarray(sum(widths)))
+        return _sum_parts([self._product(k, n) for n in widths])
+
     def _passes(self, forward_bytes: Floats, backward_bytes: Floats, kind: str, launches: int) -> Part:
         """Work bound by memory. Operators that are not fused go over memory more often, in more launches."""
         more = np.where(self.at.fused_ops, 1.0, self.ops.device.memory_bound.unfused_passes)
@@ -176,7 +182,7 @@ class Blocks:
         k = config.head_size * np.maximum(config.num_key_value_heads / self.t, 1.0)
         times.parts["norms"] = self._norms()
         times.parts["residuals"] = self._residuals()
-        times.parts["qkv"] = self._product(config.hidden_size, q + 2 * k)
+        times.parts["qkv"] = self._products(config.hidden_size, [q, k, k])
         if config.position_embedding == "rope":
             width = self.load.tokens * (q + k) * self.c
             times.parts["rope"] = self._passes(2 * width, 2 * width, "elementwise", 2)
@@ -248,11 +254,12 @@ class Blocks:
         times.forward_exposed_s[half] = forward * (1 - engine.tp_forward_overlap)
         backward = self._beside(times, before, last.input_s)  # the gradient of row's output is gathered
         grad = np.where(sp, gather, reduce)  # of column's input
+        again = before if engine.sp_regathers else np.zeros_like(before)
         if engine.tp_backward_overlap:
             backward = backward + self._hide(times, grad, first.weight_s)
-            backward = backward + self._hide(times, before, first.input_s)
+            backward = backward + self._hide(times, again, first.input_s)
         else:
-            backward = backward + self._beside(times, grad, first.input_s) + self._beside(times, before, first.weight_s)
+            backward = backward + self._beside(times, grad, first.input_s) + self._beside(times, again, first.weight_s)
         times.backward_exposed_s[half] = backward
 
     def _beside(self, times: BlockTimes, comm: Floats, compute: Floats) -> Floats:

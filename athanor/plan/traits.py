@@ -45,6 +45,8 @@ class Engine(_Value):
     tp_backward_overlap: bool = Field(
         default=True, description="input gradients' collectives beside the weights' gradients"
     )
+    sp_regathers: bool = Field(default=True, description="inputs are gathered again for the weights' gradients")
+    separate_products: bool = Field(default=False, description="q, k, v and gate, up are products of their own")
     tp_forward_overlap: float = Field(default=0.0, ge=0, le=1, description="without chunks: share hidden")
     scattered_p2p: bool = Field(default=True, description="stages send 1/tp each and gather (arXiv 2104.04473, 4.1)")
     fused_attention: bool = True
@@ -132,7 +134,8 @@ ENGINES: dict[str, Engine] = {
         accumulate_traffic=4,
         optimizer_traffic=36,
     ),
-    # athanor.parallel.data: float32 masters are the sharded parameters; gradients are summed in float32.
+    # athanor.parallel.data: float32 masters are the sharded parameters; gradients are summed in float32. Its tensor
+    # collectives are waited for where they are issued, and a gathered input is kept (athanor.parallel.tensor).
     "athanor": Engine(
         name="athanor",
         states={
@@ -144,6 +147,9 @@ ENGINES: dict[str, Engine] = {
         optimizer_share={0: 8, 1: 8, 2: 8, 3: 8},
         activations="athanor",
         reduce_every=True,
+        tp_backward_overlap=False,
+        sp_regathers=False,
+        separate_products=True,
         logit_bytes=10,
         logit_traffic=30,
         accumulate_traffic=4,
