@@ -127,6 +127,7 @@ def as_json(run: DryRun, prediction: Prediction | None, notes: list[str], points
         ],
         "build_s": run.build_s,
         "step_s": run.step_s,
+        "cpu_s": run.cpu_s,
         "rss_bytes": run.rss_bytes,
         "notes": notes,
     }
@@ -175,7 +176,8 @@ def as_text(run: DryRun, prediction: Prediction | None, notes: list[str]) -> str
         f"{kind:<16}{axis:<30}{count:>9,}{n_bytes:>16,}{n_bytes * count:>18,}"
         for (kind, axis, n_bytes), count in sorted(run.collectives.items(), key=lambda x: (x[0][1], x[0]))
     ]
-    lines += ["", f"built in {run.build_s:.1f} s, step in {run.step_s:.1f} s, {gib(run.rss_bytes)} of this process"]
+    lines += ["", f"built in {run.build_s:.1f} s, step in {run.step_s:.1f} s ({run.cpu_s:.1f} s of CPU), "
+              f"{gib(run.rss_bytes)} of this process"]  # fmt: skip
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 

@@ -47,6 +47,7 @@ class DryRun:
     collectives: Counter[tuple[str, str, int]]
     build_s: float
     step_s: float
+    cpu_s: float  #: of this process, both together
     rss_bytes: int
 
     @property
@@ -64,7 +65,7 @@ def dry_run(work: Workload, train: TrainRecipe, rank: int) -> DryRun:
     precision = "fp32" if work.dtype == torch.float32 else "bf16"
     optimizer = train.optimizer.model_copy(update={"fused": True})
     train = train.model_copy(update={"precision": precision, "compile": False, "optimizer": optimizer})
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     with fake_world(work.plan.world_size, rank):
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         answers = Answers()
@@ -79,9 +80,9 @@ def dry_run(work: Workload, train: TrainRecipe, rank: int) -> DryRun:
         collectives = _by_axis(tracker.trace.collectives, axes)
         state = state_bytes(engine)
         del engine
-    return DryRun(
-        work, rank, tracker.trace, state, collectives, built - begun, ended - built, peak_rss_bytes()
-    )
+    cpu_s = time.process_time() - cpu
+    seconds = built - begun, ended - built, cpu_s
+    return DryRun(work, rank, tracker.trace, state, collectives, *seconds, peak_rss_bytes())
 
 
 def build(work: Workload, train: TrainRecipe, fake: FakeTensorMode, answers: Answers) -> _Engine:
