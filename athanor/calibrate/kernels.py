@@ -1,12 +1,12 @@
-"""What is not a matrix product: memory, launches, fused attention, the optimizer, the head's softmax.
+"""What is not a matrix product: memory, launches, fused attention, the optimizer.
 
-Each is the product's own code (packed attention, the chunked cross-entropy, flat AdamW), and each becomes the figure that
-the planner's formula for it wants, so that the two stand for the same work.
+Attention and optimizer are the product's own code (packed attention, flat AdamW), and each becomes the figure that the
+planner's formula for it wants, so that the two stand for the same work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import nn
 
 from athanor.calibrate.clock import Clock
 from athanor.model.attention_ops import packed_attention
-from athanor.model.head import cross_entropy_sum
 from athanor.model.packing import Packing
 from athanor.plan.cluster import Attention
 from athanor.recipe.schema import OptimizerRecipe
@@ -118,19 +117,7 @@ def fit_attention(timings: Sequence[AttentionTiming], heads: Heads, peak_flops_p
     return Attention(forward=min(best[1], 1.0), backward=min(best[2], 1.0), half_length=best[3])
 
 
-# --- head and optimizer ----------------------------------------------------------------------------------------------
-
-
-def head_s(clock: Clock, tokens: int, vocab: int, width: int, dtype: torch.dtype) -> float:
-    """Seconds of the head's loss with both gradients: three products and the passes over the logits."""
-    hidden = torch.randn(tokens, width, device=clock.device).to(dtype).requires_grad_()
-    weight = (torch.randn(vocab, width, device=clock.device) / width**0.5).to(dtype).requires_grad_()
-    labels = torch.randint(vocab, (tokens,), device=clock.device)
-
-    def call() -> None:
-        cross_entropy_sum(hidden, weight, labels).backward()  # type: ignore[no-untyped-call]
-
-    return clock.seconds(call)
+# --- optimizer ----------------------------------------------------------------------------------------------------------
 
 
 def optimizer_s(clock: Clock, parameters: int, dtype: torch.dtype) -> float:
@@ -141,8 +128,3 @@ def optimizer_s(clock: Clock, parameters: int, dtype: torch.dtype) -> float:
     for group in optimizer.groups:
         group.grad.normal_()
     return clock.seconds(lambda: optimizer.step(1e-4, 1.0)) * parameters / side**2
-
-
-def compiled(function: Callable[..., torch.Tensor], on: bool) -> Callable[..., torch.Tensor]:
-    """``function`` as torch.compile makes it for one shape, or as it is."""
-    return torch.compile(function, dynamic=False) if on else function
