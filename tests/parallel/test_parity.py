@@ -76,7 +76,7 @@ def train(
     model, run = make_model(kind, dtype, layers), RunDir(folder)
     trainer = Trainer(model, CausalLM(), [stage], recipe, run, quiet=True, resumable=False, engine=engine)
     trainer.fit()
-    whole = trainer.engine.whole_model()
+    whole = trainer.model if plan is None else trainer.engine.whole_model()
     if whole is None:
         return [], [], {}
     written = lines(Path(folder) / "metrics.jsonl")

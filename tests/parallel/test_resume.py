@@ -60,7 +60,7 @@ def train(folder: str, plan: ParallelPlan | None, stop_at: int, kind: str) -> We
         trainer.fit()
     except Stopped:
         return None
-    whole = trainer.engine.whole_model()
+    whole = trainer.model if plan is None else trainer.engine.whole_model()
     state = None if whole is None else {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
     return None if state is None else {name: value.detach() for name, value in state.items()}
 
