@@ -1,4 +1,4 @@
-"""The whole model comes together on one host, and no other rank ever holds more of it than one parameter."""
+"""A sharded model is exported parameter by parameter: a rank never holds much more than its shards and one of them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def export(keys: dict[str, Any], folder: str) -> tuple[int, int]:
     tracker = Tracker()
     tracker.tag([p for part in engine.parts for p in part.parameters()], "parameters")
     with tracker:
-        whole = engine.whole_model()
-    if whole is not None:
-        save_model_dir(whole, folder)
+        engine.export(lambda model: save_model_dir(model, folder))
     # the tracker also sees views of this rank's own shards: those are there already
     made = tracker.trace.peak(["temporary", "communication"])[0]
     return made, max(p.numel() * p.element_size() for p in whole_weights().parameters())
