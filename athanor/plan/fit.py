@@ -61,7 +61,7 @@ def typical() -> dict[str, float]:
 
 
 def with_constants(cluster: Cluster, values: dict[str, float]) -> Cluster:
-    """``cluster`` with its efficiencies replaced. Attention's backward pass keeps its ratio to the forward pass, and the
+    """``cluster`` with its efficiencies replaced. Attention's backward pass keeps its ratio to the forward pass, and
     kinds of work bound by memory their ratios to elementwise work."""
     device, node = cluster.device, cluster.node
     top, half = values["matmul.top"], values["matmul.half_flops"]
@@ -171,11 +171,11 @@ def _speaks(run: Run) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One source predicted by constants that were fitted without it."""
+    """Runs of one source predicted by constants that were fitted without them."""
 
     source: str
     cluster: str
-    others: tuple[str, ...]  #: sources that the constants come from; none: typical constants
+    by: str  #: what the constants come from
     rows: tuple[Row, ...]
 
     @property
@@ -184,19 +184,43 @@ class HeldOut:
         return float(np.mean([abs(row.error) for row in self.rows]))
 
 
+#: A device with one source: its runs in so many parts, each predicted by the others.
+FOLDS = 3
+
+
 def leave_one_out(runs: Sequence[Run]) -> list[HeldOut]:
-    """Every source by constants of the other sources of its device. A device with one source gets typical constants:
-    then only its data sheet and the physics speak."""
-    found = []
+    """Every source by constants of the other sources of its device. A device with one source is predicted twice: by the
+    mean constants of all other devices, and in three parts, each by the other two."""
     clusters = sorted({taken.cluster for run in runs if isinstance(taken := setup(run), Setup)})
+    fits = {cluster: fit_runs(runs, cluster) for cluster in clusters}
+    found: list[HeldOut] = []
     for cluster in clusters:
-        mine = runs_on(runs, cluster)
-        for source in dict.fromkeys(run.source for run in mine):
+        mine = [run for run in runs_on(runs, cluster) if _speaks(run)]
+        sources = list(dict.fromkeys(run.source for run in mine))
+        for source in sources if len(sources) > 1 else ():
             rest = [run for run in mine if run.source != source]
-            machine = fit_runs(rest, cluster).cluster if rest else with_constants(load_cluster(cluster), typical())
-            held = [run for run in mine if run.source == source and _speaks(run)]
-            rows = validate(held, {cluster: machine}).chosen()
-            if rows:
-                others = tuple(dict.fromkeys(run.source for run in rest))
-                found.append(HeldOut(source, cluster, others, tuple(rows)))
-    return found
+            held = [run for run in mine if run.source == source]
+            others = " and ".join(name for name in sources if name != source)
+            found.append(_held(source, cluster, others, held, fit_runs(rest, cluster).cluster))
+        if len(sources) == 1:
+            found += _one_source(sources[0], cluster, mine, [fits[c] for c in clusters if c != cluster])
+    return [item for item in found if item.rows]
+
+
+def _one_source(source: str, cluster: str, mine: list[Run], others: list[Fit]) -> list[HeldOut]:
+    base = load_cluster(cluster)
+    mean = {c.name: float(np.exp(np.mean([np.log(f.values[c.name]) for f in others]))) for c in CONSTANTS}
+    found = [_held(source, cluster, "the mean of other devices", mine, with_constants(base, mean))] if others else []
+    keys = list(dict.fromkeys(run.key for run in mine))
+    if len(keys) < 2 * FOLDS:
+        return found
+    rows: list[Row] = []
+    for fold in range(FOLDS):
+        out = set(keys[fold::FOLDS])
+        machine = fit_runs([run for run in mine if run.key not in out], cluster).cluster
+        rows += _held(source, cluster, "", [run for run in mine if run.key in out], machine).rows
+    return [*found, HeldOut(source, cluster, "its other runs, three parts", tuple(rows))]
+
+
+def _held(source: str, cluster: str, by: str, held: list[Run], machine: Cluster) -> HeldOut:
+    return HeldOut(source, cluster, by, tuple(validate(held, {cluster: machine}).chosen()))

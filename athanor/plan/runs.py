@@ -229,8 +229,10 @@ def _choices(
     tp, pp, vp = _count(run, "tp"), _count(run, "pp"), counts["vp"] or 1
     virtual = [vp]
     if pp > 1 and counts["vp"] is None:
-        if "overlap on" in words:  # a tuned run: the planner tunes, too
-            virtual = [v for v in range(1, _count(run, "layers") // pp + 1) if _count(run, "layers") % (pp * v) == 0]
+        if engine.name == "megatron-core":  # a tuned run of today: the planner tunes, too
+            most = -(-_count(run, "layers") // pp)
+            virtual = [v for v in range(1, most + 1) if v <= 8 or most % v == 0]
+            virtual = [v for v in virtual if pp * v <= _count(run, "layers")]
             assumed.append("vp picked")
         else:
             virtual = [2 if "interleaved" in words else 1]
@@ -239,7 +241,7 @@ def _choices(
     if engine.name == "torchtitan" and pp > 1:
         zero = 2
     sp = "+sp" in run.recompute or engine.name in ("megatron-core", "torchtitan")
-    overlap = "asynctp" in words and "vanilla" not in words or "comm overlap on" in words
+    overlap = "asynctp" in words and "vanilla" not in words or "comm overlap on" in words or "pangu" in words
     eager = engine.name == "torchtitan" and "compile" not in words and "asynctp" not in words
     switches = Switches(chunked_tp=overlap, fused_ops=not eager, dp_overlap=engine.name not in _SERIAL)
     stated = counts["micro_batch"]
