@@ -100,7 +100,7 @@ def train(plan: ParallelPlan | None, moe: bool, changes: dict[str, Any], folder:
         engine=engine,
     )
     trainer.fit()
-    whole = trainer.engine.whole_model()
+    whole = trainer.model if plan is None else trainer.engine.whole_model()
     if whole is None:
         return source.said, [], {}
     written = [line for line in lines(Path(folder) / "metrics.jsonl") if "loss" in line]
