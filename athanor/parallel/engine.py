@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from athanor.data.types import Batch
 from athanor.errors import AthanorError
+from athanor.inference.session import default_device
 from athanor.model.decoder import Decoder
 from athanor.parallel.apply import parallelize
 from athanor.parallel.checkpoint_io import ParallelCheckpoints
@@ -189,7 +190,7 @@ def parallel_engine(plan: ParallelPlan, device: torch.device | None = None) -> E
     """The trainer's ``engine`` for a plan; the process group must be there (``athanor.parallel.launch.join``)."""
 
     def make(model: Decoder, recipe: TrainRecipe) -> Any:
-        where = device or next(model.parameters()).device
+        where = device or (default_device() if model.first_values else next(model.parameters()).device)
         return ParallelEngine(model, recipe, plan, Ranks.of(plan, where))
 
     return make

@@ -11,22 +11,25 @@ from typing import Any
 import pytest
 import torch
 
-from athanor.align.grpo import GRPO
+from athanor.align.grpo import GRPO, run_rl
 from athanor.align.packing import Episode, cut_rows, pack_episodes
 from athanor.align.rollouts import ONE_PROCESS, Rollouts, RolloutSource
 from athanor.align.sources import Question
+from athanor.align.verifiers import VERIFIERS
 from athanor.data.types import IGNORE
 from athanor.model.config import ModelConfig, MoEConfig
 from athanor.model.decoder import Decoder
+from athanor.model.hf import load_model_dir, save_model_dir
 from athanor.model.init import init_weights
 from athanor.parallel.checks import fill_rows
 from athanor.parallel.engine import parallel_engine
 from athanor.parallel.plan import ParallelPlan
-from athanor.recipe.schema import RLRecipe, ScheduleRecipe, TrainRecipe
+from athanor.recipe.schema import Recipe, RLRecipe, ScheduleRecipe, TrainRecipe
 from athanor.tokenizer.train import train_tokenizer
 from athanor.train.engine import LocalEngine
 from athanor.train.run_dir import RunDir
 from athanor.train.stages import Stage
+from athanor.train.stop import Stopped
 from athanor.train.trainer import Trainer
 from tests.parallel.ranks import run_ranks
 from tests.train.tiny import lines
@@ -54,7 +57,7 @@ class Recorded(RolloutSource):
 
 def decoder(moe: bool, seed: int = 0) -> Decoder:
     config = ModelConfig(
-        vocab_size=272,
+        vocab_size=270,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -238,3 +241,55 @@ def test_cut_rows_are_the_same_rows() -> None:
     assert sum(b.n_targets for b in spread) == sum(len(e.answer) for e in episodes)
     padding = [b for b in spread if (b.labels_BT == IGNORE).all(1).any()]
     assert padding and all(not b.extras["advantage_BT"][(b.labels_BT == IGNORE).all(1)].any() for b in padding)
+
+
+def stage(recipe: Recipe, model_dir: str, out: str, stop_at: int) -> None:
+    """``run_rl`` in this process, which may be a rank; a stop signal comes after ``stop_at`` steps (0: never)."""
+    VERIFIERS["arithmetic"] = letters  # this process ends with the test, or the fixture puts it back
+    due = Trainer._checkpoint_if_due
+
+    def stop_then(trainer: Trainer, *args: Any) -> None:
+        if trainer.step == stop_at:
+            trainer.signals.received = 15
+        due(trainer, *args)
+
+    Trainer._checkpoint_if_due = stop_then  # type: ignore[method-assign]
+    try:
+        run_rl(recipe, model_dir, out)
+    except Stopped:
+        assert stop_at
+    finally:
+        Trainer._checkpoint_if_due = due  # type: ignore[method-assign]
+
+
+def test_the_stage_stops_in_one_layout_and_goes_on_in_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between two updates on the same rollouts, which the checkpoint then holds."""
+    monkeypatch.setitem(VERIFIERS, "arithmetic", letters)
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 3, 270)
+    # float64 is stored, but a stage computes in float32: tokens must be the same, numbers to its rounding
+    model = decoder(False).float()
+    save_model_dir(model, tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(f'{{"question": "{"q" * (1 + i % 3)}", "answer": "7"}}\n' for i in range(6)))
+    loop = {"seq_len": 32, "micro_batch_tokens": 64, "precision": "fp32", "tensorboard": False, "steps": 4}
+    rl = {"sources": {"own": {"paths": [str(questions)]}}, "prompts_per_step": 3, "group_size": 4, "max_new_tokens": 5}
+    parts = {"train": {**loop, "schedule": {"kind": "constant", "lr": 2e-3}}, "updates_per_batch": 2}
+
+    def recipe(**layout: int) -> Recipe:
+        return Recipe.model_validate({"rl": {**rl, **parts}, "parallel": layout})
+
+    args = str(tmp_path / "model"), str(tmp_path / "run")
+    stage(recipe(), args[0], str(tmp_path / "alone"), 0)
+    run_ranks(2, stage, recipe(dp_shard=2), *args, 1)
+    run_ranks(2, stage, recipe(pp=2), *args, 3)
+    stage(recipe(), *args, 0)
+    want, got = ([x for x in lines(tmp_path / name / "metrics.jsonl") if "loss" in x] for name in ("alone", "run"))
+    assert len(got) == len(want) == 4
+    for ours, theirs in zip(got, want, strict=True):
+        for key in KEYS & theirs.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
+    for name, value in load_model_dir(tmp_path / "alone" / "model").state_dict().items():
+        torch.testing.assert_close(
+            load_model_dir(tmp_path / "run" / "model").state_dict()[name], value, atol=2e-4, rtol=1e-3
+        )
