@@ -169,7 +169,9 @@ def main() -> int:
     if layouts:
         show("Layouts: cost model against dry run", _LAYOUT_COLUMNS, [_layout_row(row) for row in layouts])
     if ranks:
-        show("Pangu Ultra, tp 8 · pp 8 · dp 128, ZeRO 1, 16 × 4,096 tokens", _RANK_COLUMNS, [_rank_row(r) for r in ranks])
+        show(
+            "Pangu Ultra, tp 8 · pp 8 · dp 128, ZeRO 1, 16 × 4,096 tokens", _RANK_COLUMNS, [_rank_row(r) for r in ranks]
+        )
     if args.out is not None:
         result = {"layouts": layouts, "pangu": ranks, "environment": environment()}
         args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
@@ -72,8 +73,8 @@ def dry_run(work: Workload, train: TrainRecipe, rank: int) -> DryRun:
         engine = build(work, train, fake, answers)
         batches = [_fake_batch(fake, _local_rows(engine, batch)) for batch in rows_of(work)]
         built = time.perf_counter()
-        tracker = Tracker(fake)
-        with fake, answers, tracker:
+        tracker = Tracker(fake, answers.run)
+        with _no_collector(), fake, tracker:
             step(engine, tracker, batches, train)
         ended = time.perf_counter()
         axes = {group: axis_of(work.plan, ranks) for group, ranks in _groups(tracker.trace.collectives).items()}
@@ -83,6 +84,18 @@ def dry_run(work: Workload, train: TrainRecipe, rank: int) -> DryRun:
     cpu_s = time.process_time() - cpu
     seconds = built - begun, ended - built, cpu_s
     return DryRun(work, rank, tracker.trace, state, collectives, *seconds, peak_rss_bytes())
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without Python's collector of circular garbage: what only it would free counts as held, always alike."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def build(work: Workload, train: TrainRecipe, fake: FakeTensorMode, answers: Answers) -> _Engine:
@@ -150,7 +163,9 @@ def _local_rows(engine: ParallelEngine, batch: Batch) -> Batch:
 
 
 def _fake_batch(fake: FakeTensorMode, batch: Batch) -> Batch:
-    tensors = {name: fake.from_tensor(getattr(batch, name)) for name in ("input_ids_BT", "labels_BT", "positions_BT")}
+    tensors: dict[str, Any] = {
+        name: fake.from_tensor(getattr(batch, name)) for name in ("input_ids_BT", "labels_BT", "positions_BT")
+    }
     return replace(batch, **tensors)
 
 
@@ -225,7 +240,8 @@ def _whole_gradients(engine: ParallelEngine, tracker: Tracker) -> Iterator[None]
 
 def state_bytes(engine: ParallelEngine) -> dict[str, int]:
     """Bytes of this rank's storages of parameters, gradients and optimizer state (each storage once)."""
-    groups = {"parameters": [p for part in engine.parts for p in part.parameters()], "gradients": _gradients(engine)}
+    params: list[torch.Tensor] = [p for part in engine.parts for p in part.parameters()]
+    groups = {"parameters": params, "gradients": _gradients(engine)}
     groups["optimizer"] = [x for group in engine.optimizer.groups for x in (*group.exp_avg, *group.exp_avg_sq)]
     return {name: _storage_bytes(tensors) for name, tensors in groups.items()}
 
@@ -239,7 +255,7 @@ def _storage_bytes(tensors: list[torch.Tensor]) -> int:
 
 
 def _groups(collectives: Counter[Collective]) -> dict[str, list[int]]:
-    resolve = torch.distributed.distributed_c10d._resolve_process_group
+    resolve: Any = torch.distributed.distributed_c10d._resolve_process_group
     return {name: torch.distributed.get_process_group_ranks(resolve(name)) for name in {c.group for c in collectives}}
 
 

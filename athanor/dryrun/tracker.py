@@ -62,7 +62,7 @@ class Storage:
 
     @property
     def category(self) -> Category:
-        """As tagged; else activations are what a forward pass, or a part that is run again, leaves to a backward pass."""
+        """As tagged; else activations are what a forward pass, or a part run again, leaves to a backward pass."""
         if self.tag is not None:
             return self.tag
         if self.phase == "forward":
@@ -121,10 +121,11 @@ class Tracker(TorchDispatchMode):
     """Enter it above ``FakeTensorMode`` (that is: later). ``phase`` is set by :meth:`during`; within ``forward``,
     operations of autograd's engine are ``backward``, and those that recomputation repeats are ``recompute``."""
 
-    def __init__(self, fake: FakeTensorMode | None = None) -> None:
+    def __init__(self, fake: FakeTensorMode | None = None, run: Callable[..., Any] | None = None) -> None:
         super().__init__()
         self.trace = Trace()
         self.fake = fake  #: the mode whose tensors are what is there; None: real ones are
+        self._run = run or _call  # (operator, args, kwargs) → its result
         self._asking = False
         self._phase: Phase = "setup"
         self._alive: dict[int, tuple[Any, Storage, int]] = {}
@@ -226,7 +227,7 @@ class Tracker(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its operations on local parts come here next
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
         if self._asking or any(isinstance(x, FakeTensor) and x.fake_mode is not self.fake for x in tensors):
             return out
@@ -253,6 +254,10 @@ class Tracker(TorchDispatchMode):
         self.trace.collectives[Collective(kind, group.group_name, group.size(), n_bytes, self.phase)] += 1
         for which in _BUFFERS.get(name, ()):
             self.tag([x for x in tree_leaves(args[which]) if isinstance(x, torch.Tensor)], "communication")
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
 
 
 def _unboxed(group: Any) -> dist.ProcessGroup:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor.errors import AthanorError
@@ -64,19 +65,29 @@ class Answers(TorchDispatchMode):
         self._known: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # its operations on local parts come here next
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operator's result, or the answer in its place."""
         answer = _ANSWERS.get(func.name())
         if answer is not None and args and any(isinstance(x, FakeTensor) for x in args[:2]):
-            return answer(self, func, args, kwargs or {})
+            return answer(self, func, args, kwargs)
         if func.name() == "aten::detach" and not args[0].is_floating_point() and not isinstance(args[0], FakeTensor):
             with unset_fake_temporarily():  # document lengths stay numbers where a part is run again
                 return func(*args)
-        out = func(*args, **(kwargs or {}))
-        if func.name() == "aten::lift_fresh" and not isinstance(args[0], FakeTensor) and isinstance(out, FakeTensor):
-            if not args[0].is_floating_point() and args[0].numel() < 2**16:
-                with unset_fake_temporarily():
-                    values = args[0].flatten().tolist()
-                self.know(out, values)
+        out = func(*args, **kwargs)
+        if func.name() == "aten::lift_fresh" and isinstance(out, FakeTensor):
+            self._note_constant(out, args[0])
         return out
+
+    def _note_constant(self, tensor: torch.Tensor, given: torch.Tensor) -> None:
+        """A tensor made from Python numbers."""
+        if not isinstance(given, FakeTensor) and not given.is_floating_point() and given.numel() < 2**16:
+            with unset_fake_temporarily():
+                values = given.flatten().tolist()
+            self.know(tensor, values)
 
     def know(self, tensor: torch.Tensor, values: list[int]) -> None:
         """From now on ``tensor`` has these values."""

@@ -148,7 +148,9 @@ class Flops:
         router, routed, dense, inputs = self._feed_forward(layer)
         if full or "ffn" in names:
             moe = self.config.moe if router else None
-            down = (sandwich and asked) or (moe is not None and moe.balance == "loss")  # its loss is made behind the products
+            down = (sandwich and asked) or (
+                moe is not None and moe.balance == "loss"
+            )  # its loss is made behind the products
             return total + router + 3 * routed + (inputs + (1 if down else 0)) * dense
         gate = "gate_proj" in names
         parts = ("up_proj" in names) + (1 if gate and (routed or inputs == 2) else 0)
@@ -212,13 +214,15 @@ class Activations:
         s = self._stream // (self.c * d)
         norm = 2 * s * self.c if self.config.norm_type == "layernorm" else s * d * self.c + s * self.w
         copied = self.config.norm_type == "rmsnorm" and self.c != self.w
-        vocabulary = min(block := -(-self.config.vocab_size // self.plan.tp), self.config.vocab_size - block * self.at["tp"])
+        vocabulary = min(
+            block := -(-self.config.vocab_size // self.plan.tp), self.config.vocab_size - block * self.at["tp"]
+        )
         head = n * d * self.c + vocabulary * d * self.c  # gradients of hidden states and matrix, made beforehand
         return front, s * d * (self.w if copied else self.c) + norm + head
 
     @property
     def _rope(self) -> int:
-        if self.config.position_embedding != "rope":
+        if self.config.position_embedding != "rope" or not any(stage.layers for stage in self.stages.values()):
             return 0
         width = int(self.config.head_size * self.config.partial_rotary_factor)
         return 2 * self.work.local_tokens * (width // 2) * self.c
@@ -230,8 +234,9 @@ class Activations:
         for index, stage in self.stages.items():
             front, behind = self.ends(stage)
             blocks = [self.block(layer) for layer in stage.layers]
-            if blocks and self.c == self.w and not stage.is_first:
-                blocks[0] -= self._stream  # a received tensor is itself what is kept
+            itself = self.c == self.w or (bool(blocks) and choice_of(self.plan, stage.first) == "full")
+            if blocks and itself and not stage.is_first:
+                blocks[0] -= self._stream  # what was received is itself what is kept: a buffer, counted as such
             out[index] = [front, *blocks, behind]
         return out
 
@@ -266,10 +271,13 @@ class Activations:
             gone = sum(kept[2 + i : -1]) + (kept[-1] if stage.is_last else 0)  # of blocks behind and the head
             if choice == "full":
                 # Its input is held beside wider copies of it; what else was kept is part of what is made again.
-                yield self.block(layer, plain=True) - (kept[1 + i] - (self._stream if self.c != self.w else 0)) - gone
+                again = self.block(layer) - (self._stream if self.c != self.w else 0)
+                yield self.block(layer, plain=True) - again - gone
                 continue
             (attention, ffn), (attention_plain, ffn_plain) = self.halves(layer), self.halves(layer, plain=True)
             # A half whose norm is dropped too begins with the norm's output, made again, and its input beside a copy.
-            beside = [self._stream * (2 if self.c != self.w else 1) * ({"norms", half} <= set(choice)) for half in _HALVES]
+            beside = [
+                self._stream * (2 if self.c != self.w else 1) * ({"norms", half} <= set(choice)) for half in _HALVES
+            ]
             yield ffn_plain - ffn - gone + beside[1]
             yield attention_plain - attention - ffn - gone + beside[0]

@@ -14,6 +14,7 @@ from athanor.model.config import ModelConfig
 from athanor.parallel.checks import check_plan, micro_batches
 from athanor.parallel.plan import ParallelPlan
 
+
 class NotModelled(AthanorError):
     """The formulas do not know this; the engine itself does."""
 
