@@ -197,9 +197,19 @@ def _stages(problem: Problem, at: Layouts, load: Load, blocks: Blocks) -> _Stage
         remade += of(times.remade_s)
         flops += of(times.remade_flops).sum(axis=1)
     _add_ends(problem, at, load, blocks, forward, inputs, weights, ahead, behind)
-    there = at.blocks >= 0
-    parts = (forward + ahead, inputs + behind, weights, ahead, behind, remade)
-    return _Stages(*(np.where(there, part, 0.0) for part in parts), flops)
+
+    def there(seconds: Floats) -> Floats:
+        return np.where(at.blocks >= 0, seconds, 0.0)
+
+    return _Stages(
+        forward=there(forward + ahead),
+        input=there(inputs + behind),
+        weight=there(weights),
+        forward_exposed=there(ahead),
+        backward_exposed=there(behind),
+        remade=there(remade),
+        remade_flops=flops,
+    )
 
 
 def _add_ends(

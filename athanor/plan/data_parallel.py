@@ -61,14 +61,17 @@ def data_parallel(
             reduce_s[:, rank] += count * np.where(at.zero == 0, everywhere, scatter + across)
             gather_s[:, rank] += count * np.where(at.zero == 0, 0.0, links.all_gather_s(params, group))
     inner = np.where(at.dp_overlap[:, None], 1 - 1 / blocks, 0.0)
-    gather_hidden = np.minimum(gather_s, forward_s) * inner
-    reduce_hidden = np.minimum(reduce_s, backward_s) * inner
     m = at.micro_batches[:, None].astype(np.float64)
     third = (at.zero == 3)[:, None]
-    gathers = np.where(third, 2 * m, 1.0)
+    gather_hidden = np.minimum(gather_s, forward_s) * inner
+    # At ZeRO 3 the backward pass gathers again: both collectives have one pass of compute to hide beside.
+    behind_s = reduce_s + np.where(third, gather_s, 0.0)
+    behind_hidden = np.minimum(behind_s, backward_s) * inner
+    gathers = np.where(third, m, 1.0)
     reductions = np.where(third | ((at.zero == 2)[:, None] & engine.reduce_every), m, 1.0)
-    exposed = gathers * (gather_s - gather_hidden) + reductions * (reduce_s - reduce_hidden)
-    slower = links.node.contention * (gathers * gather_hidden + reductions * reduce_hidden)
+    exposed = gathers * (gather_s - gather_hidden) + reductions * (behind_s - behind_hidden)
+    slower = links.node.contention * (gathers * gather_hidden + reductions * behind_hidden)
+    reduce_hidden = behind_hidden * reduce_s / np.maximum(behind_s, 1e-30)
     share = np.where(at.zero == 0, 1, spread).astype(np.float64)
     updated = every / share[:, None] + routed / np.maximum(share / np.where(at.zero == 0, 1, at.ep), 1)[:, None]
     tied = _tied(config, at, links, engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Switches:
     context_by_document: bool = True  #: context parallel cuts each document, not the row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layouts:
     """Arrays [N] of layouts; names as in :class:`~athanor.parallel.plan.ParallelPlan`."""
 
@@ -100,6 +101,10 @@ class Layouts:
 
     def stage_rank(self) -> Ints:
         """[N, S]: the pipeline rank that holds each stage; 0 where there is none."""
+        return self._stage_rank
+
+    @cached_property
+    def _stage_rank(self) -> Ints:
         stage = np.arange(self.blocks.shape[1])[None, :]
         pp = self.pp[:, None]
         loop = stage % pp
@@ -127,7 +132,14 @@ class Layouts:
         recompute = [plan.recompute for plan in plans]
         given = {f.name: np.array([getattr(s, f.name) for s in each], bool) for f in dataclasses.fields(Switches)}
         return cls(
-            **{k: ints(k) for k in ("tp", "cp", "pp", "vpp", "ep", "dp_replicate", "dp_shard", "zero")},
+            tp=ints("tp"),
+            cp=ints("cp"),
+            pp=ints("pp"),
+            vpp=ints("vpp"),
+            ep=ints("ep"),
+            dp_replicate=ints("dp_replicate"),
+            dp_shard=ints("dp_shard"),
+            zero=ints("zero"),
             sp=np.array([plan.sp and plan.tp > 1 for plan in plans], bool),
             ring=np.array([plan.cp_kv == "ring" for plan in plans], bool),
             schedule=np.array([SCHEDULES.index(plan.schedule) for plan in plans], np.int64),

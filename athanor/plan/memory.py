@@ -89,10 +89,11 @@ def block_kinds(config: ModelConfig, at: Layouts) -> tuple[Floats, Floats]:
 
 def on_ranks(at: Layouts, stages: Floats) -> Floats:
     """Sums [N, P] over the stages [N, S] that each pipeline rank holds."""
-    out = np.zeros((len(at), int(at.pp.max())))
-    rows = np.broadcast_to(np.arange(len(at))[:, None], stages.shape)
-    np.add.at(out, (rows, at.stage_rank()), np.where(at.blocks >= 0, stages, 0.0))
-    return out
+    width = int(at.pp.max())
+    place = at.stage_rank() + np.arange(len(at))[:, None] * width
+    held = np.where(at.blocks >= 0, stages, 0.0)
+    sums = np.bincount(place.ravel(), held.ravel(), minlength=len(at) * width)
+    return np.asarray(sums, np.float64).reshape(len(at), width)
 
 
 def in_flight(at: Layouts) -> Floats:

@@ -82,7 +82,7 @@ class Ops:
         best = np.zeros(m.shape)
         for rows, columns, speed in _TILES:
             high, wide = table.tile_m * rows, table.tile_n * columns
-            tiles = np.ceil(m / high) * np.ceil(n / wide)
+            tiles = np.maximum(np.ceil(m / high) * np.ceil(n / wide), 1)
             filled = (m * n) / (tiles * high * wide) * tiles / (np.ceil(tiles / table.units) * table.units)
             best = np.maximum(best, speed * np.minimum(filled, 1.0))
         return best
@@ -110,7 +110,7 @@ class Ops:
         # Many small products fill the device together, so that their size counts as one.
         rate = self.peak(dtype) * self.efficiency(m * count, n, k, dtype)
         moved = count * (in_bytes * (m * k + k * n) + out_bytes * m * n)
-        busy = np.maximum(2.0 * count * m * n * k / rate, moved / self.device.memory_bytes_per_s)
+        busy = np.maximum(2.0 * count * m * n * k / np.maximum(rate, 1.0), moved / self.device.memory_bytes_per_s)
         return np.asarray(np.where(m * n * k * count > 0, busy + self.device.launch_s, 0.0))
 
     def attention_s(self, flops: ArrayLike, keys: ArrayLike, dtype: Dtype, backward: bool) -> Floats:
