@@ -163,9 +163,8 @@ def _local_rows(engine: ParallelEngine, batch: Batch) -> Batch:
 
 
 def _fake_batch(fake: FakeTensorMode, batch: Batch) -> Batch:
-    tensors: dict[str, Any] = {
-        name: fake.from_tensor(getattr(batch, name)) for name in ("input_ids_BT", "labels_BT", "positions_BT")
-    }
+    names = ("input_ids_BT", "labels_BT", "positions_BT")
+    tensors: dict[str, Any] = {name: fake.from_tensor(getattr(batch, name)) for name in names}
     return replace(batch, **tensors)
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
@@ -26,14 +26,13 @@ from athanor.dryrun.flops import flops_of
 from athanor.parallel.recompute import running_again
 
 Phase = Literal["setup", "forward", "backward", "recompute", "optimizer"]
-#: Where bytes belong. ``activations``: made in a forward pass and read in the backward pass, or made there again;
-#: ``communication``: buffers of data parallel and between pipeline stages; ``temporary``: everything short-lived.
-CATEGORIES = (
-    "parameters", "gradients", "optimizer", "gathered", "activations", "communication", "inputs", "temporary", "host"
-)  # fmt: skip
 Category = Literal[
     "parameters", "gradients", "optimizer", "gathered", "activations", "communication", "inputs", "temporary", "host"
 ]
+#: Where bytes belong. ``gathered``: whole parameters of FSDP; ``activations``: made in a forward pass and read in the
+#: backward pass, or made there again; ``communication``: buffers of data parallel and between pipeline stages;
+#: ``temporary``: everything short-lived; ``host``: not on the device (offload), so in no total.
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
 class Collective(NamedTuple):
@@ -98,13 +97,13 @@ class Trace:
             total = sum(now.values())
             if total > best:
                 best = total
-                out[-1] = {"event": at, **{name: now[name] for name in CATEGORIES}}  # type: ignore[index]
+                out[-1] = {"event": at} | {str(name): now[name] for name in CATEGORIES}
         return out
 
     def peak(self, of: Iterable[Category] = CATEGORIES) -> tuple[int, int, dict[str, int]]:
         """(most bytes of these categories together, when, bytes of every category at that moment)."""
         wanted = set(of) - {"host"} if set(of) == set(CATEGORIES) else set(of)
-        best, when, by = 0, 0, dict.fromkeys(CATEGORIES, 0)
+        best, when, by = 0, 0, {str(name): 0 for name in CATEGORIES}
         total = 0
         now: Counter[Category] = Counter()
         for at, (storage, n_bytes) in enumerate(self.changes):
@@ -113,7 +112,7 @@ class Trace:
             if category in wanted:
                 total += n_bytes
                 if total > best:
-                    best, when, by = total, at, {name: now[name] for name in CATEGORIES}  # type: ignore[index]
+                    best, when, by = total, at, {str(name): now[name] for name in CATEGORIES}
         return best, when, by
 
 
@@ -189,14 +188,15 @@ class Tracker(TorchDispatchMode):
             self.trace.changes.append((record, size - before))
 
     def __enter__(self) -> Tracker:
-        plain = self._resize = torch.UntypedStorage.resize_
+        plain: Any = torch.UntypedStorage.resize_
+        self._resize = plain
 
         def resize_(storage: torch.UntypedStorage, size: int) -> Any:
             result = plain(storage, size)
             self._resized(storage, size)
             return result
 
-        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]
         self._lock = getattr(ShardingPropagator, "_fake_mode_lock", nullcontext())
         ShardingPropagator._fake_mode_lock = self._ask()  # type: ignore[assignment]
         super().__enter__()
@@ -249,11 +249,14 @@ class Tracker(TorchDispatchMode):
         kind, whole, where = found
         tensors = [x for x in tree_leaves(out if whole == "out" else args[whole]) if isinstance(x, torch.Tensor)]
         group = args[where]
-        group = dist.distributed_c10d._resolve_process_group(group) if isinstance(group, str) else _unboxed(group)
+        group = _resolve(group) if isinstance(group, str) else _unboxed(group)
         n_bytes = sum(x.numel() * x.element_size() for x in tensors)
         self.trace.collectives[Collective(kind, group.group_name, group.size(), n_bytes, self.phase)] += 1
         for which in _BUFFERS.get(name, ()):
             self.tag([x for x in tree_leaves(args[which]) if isinstance(x, torch.Tensor)], "communication")
+
+
+_resolve: Any = dist.distributed_c10d._resolve_process_group
 
 
 def _call(func: Any, args: Any, kwargs: Any) -> Any:

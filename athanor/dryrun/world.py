@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,12 +32,10 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
     if dist.is_initialized():
         raise AthanorError("this process is a rank of a real run already", where="dryrun", fix="start it by itself")
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-    gather, broadcast = dist.all_gather_object, dist.broadcast_object_list
-    dist.all_gather_object, dist.broadcast_object_list = _gather_own, _broadcast_nothing
     try:
-        yield
+        with mock.patch.multiple(dist, all_gather_object=_gather_own, broadcast_object_list=_broadcast_nothing):
+            yield
     finally:
-        dist.all_gather_object, dist.broadcast_object_list = gather, broadcast
         dist.destroy_process_group()
 
 

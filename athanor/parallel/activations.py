@@ -135,20 +135,19 @@ def activation_bytes(
     saved_each = size.stream + (size.gathered if sp and tp > 1 else 0) if collectives_saved and tp > 1 else 0
     if choice == "full":
         return size.stream + 2 * saved_each
-    how = {"expert": expert, "collectives_saved": collectives_saved}
-    return sum(half_bytes(config, tokens, choice, half, dtype, tp, sp, cp, **how) for half in ("attention", "ffn"))
+    args = config, tokens, choice, dtype, tp, sp, cp, expert, collectives_saved
+    return half_bytes("attention", *args) + half_bytes("ffn", *args)
 
 
 def half_bytes(
+    half: Literal["attention", "ffn"],
     config: ModelConfig,
     tokens: int,
     choice: Choice,
-    half: Literal["attention", "ffn"],
     dtype: torch.dtype,
     tp: int = 1,
     sp: bool = True,
     cp: int = 1,
-    *,
     expert: bool | None = None,
     collectives_saved: bool = False,
 ) -> int:

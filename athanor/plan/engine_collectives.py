@@ -124,7 +124,8 @@ class Collectives:
         """Forward and backward of one block and micro-batch."""
         config, d = self.config, self.config.hidden_size
         sandwich, choice = config.norm_placement != "pre", choice_of(self.plan, layer)
-        full, names = choice == "full", set() if isinstance(choice, str) else set(choice)
+        full = choice == "full"
+        names: set[str] = set() if isinstance(choice, str) else set(choice)
         kept = self.plan.recompute.communication == "save"  # results of tp's and ep's collectives, not of cp's
         out: list[Call] = []
         for _ in range(4 if sandwich else 2):

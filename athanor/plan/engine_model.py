@@ -173,16 +173,13 @@ class Activations:
         n = self.work.local_tokens // (self.plan.tp if self.work.spread else 1)
         return n * self.config.hidden_size * self.c
 
-    def _sizes(self, layer: int, plain: bool) -> tuple[Choice, dict[str, Any]]:
+    def _args(self, layer: int, plain: bool) -> tuple[Choice, tuple[Any, ...]]:
+        """What a block does, and what ``athanor.parallel.activations`` wants to know."""
         choice: Choice = "none" if plain else choice_of(self.plan, layer)
-        return choice, {
-            "dtype": self.work.dtype,
-            "tp": self.plan.tp,
-            "sp": self.work.spread,
-            "cp": self.plan.cp,
-            "expert": is_expert_layer(self.config, layer),
-            "collectives_saved": self.plan.recompute.communication == "save" and not plain,
-        }
+        saved = self.plan.recompute.communication == "save" and not plain
+        layout = self.plan.tp, self.work.spread, self.plan.cp
+        expert = is_expert_layer(self.config, layer)
+        return choice, (self.config, self.work.tokens, choice, self.work.dtype, *layout, expert, saved)
 
     def _padding(self, choice: Choice) -> int:
         """Room that one device's attention leaves in its log-sum-exp, and context parallel does not."""
@@ -193,17 +190,25 @@ class Activations:
 
     def block(self, layer: int, plain: bool = False) -> int:
         """Bytes that a block keeps of a micro-batch; ``plain``: without recomputation."""
-        choice, sizes = self._sizes(layer, plain)
-        return activation_bytes(self.config, self.work.tokens, choice, **sizes) - self._padding(choice)
+        choice, (*args, expert, saved) = self._args(layer, plain)
+        total = activation_bytes(*args, expert=expert, collectives_saved=saved)
+        return total - self._padding(choice) + self._arrivals(layer, choice)
 
     def halves(self, layer: int, plain: bool = False) -> tuple[int, int]:
         """The same of its attention and of its feed-forward; not for choice ``full``."""
-        choice, sizes = self._sizes(layer, plain)
-        attention, ffn = (
-            half_bytes(self.config, self.work.tokens, choice, half, **sizes)  # type: ignore[arg-type]
-            for half in _HALVES
-        )
-        return attention - self._padding(choice), ffn
+        choice, args = self._args(layer, plain)
+        ffn = half_bytes("ffn", *args) + self._arrivals(layer, choice)
+        return half_bytes("attention", *args) - self._padding(choice), ffn
+
+    def _arrivals(self, layer: int, choice: Choice) -> int:
+        """Two lists of places (int64) of the rows that came from other ranks of expert parallel."""
+        moe, ep = self.config.moe, self.plan.ep
+        if ep == 1 or moe is None or not is_expert_layer(self.config, layer):
+            return 0
+        if choice == "full" or (not isinstance(choice, str) and "ffn" in choice):
+            return 0
+        sent = self.work.local_tokens * moe.num_experts_per_tok
+        return 2 * 8 * received_rows(sent, moe.num_experts, ep, self.at["ep"])
 
     def ends(self, stage: Stage) -> tuple[int, int]:
         """(bytes in front of a stage's blocks, behind them) of a micro-batch."""
@@ -275,9 +280,18 @@ class Activations:
                 yield self.block(layer, plain=True) - again - gone
                 continue
             (attention, ffn), (attention_plain, ffn_plain) = self.halves(layer), self.halves(layer, plain=True)
-            # A half whose norm is dropped too begins with the norm's output, made again, and its input beside a copy.
-            beside = [
-                self._stream * (2 if self.c != self.w else 1) * ({"norms", half} <= set(choice)) for half in _HALVES
-            ]
+            beside = [self._beside(half, set(choice)) for half in _HALVES]
             yield ffn_plain - ffn - gone + beside[1]
             yield attention_plain - attention - ffn - gone + beside[0]
+
+    def _beside(self, half: str, names: set[str]) -> int:
+        """What is there beside a half that is made again whole and what others keep; negative: what is gone already."""
+        if half not in names:
+            return 0
+        total = self._stream if self.work.spread else 0  # the norm's output, of which the gathered one is another copy
+        if "norms" in names and self.c != self.w:
+            total += self._stream  # the norm's input, of which a wider copy is kept
+        if self.config.norm_placement != "pre" and not keeps_input(self.work, names):
+            s = self._stream // (self.c * self.config.hidden_size)
+            total -= s * self.config.hidden_size * (self.w + self.c) + s * self.w  # the norm behind it is done
+        return total
