@@ -297,8 +297,8 @@ def _largest_gradients(config: ModelConfig, at: Layouts, load: Load, engine: Eng
 
 def _loss_bytes(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> Floats:
     vocabulary = config.vocab_size / at.tp.astype(np.float64)
-    tokens = load.tokens if engine.logit_chunk_tokens is None else np.minimum(load.tokens, engine.logit_chunk_tokens)
-    return engine.logit_bytes * tokens * vocabulary + engine.embedding_grad_bytes * vocabulary * config.hidden_size
+    logits = np.minimum(load.tokens * vocabulary, engine.logit_chunk or np.inf)
+    return engine.logit_bytes * logits + engine.embedding_grad_bytes * vocabulary * config.hidden_size
 
 
 def head_rank(at: Layouts) -> NDArray[np.bool_]:

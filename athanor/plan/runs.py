@@ -142,28 +142,50 @@ def setup(run: Run) -> Setup | str:
     cluster = max((name for name in DEVICES if run.device.startswith(name)), key=len, default=None)
     if cluster is None:
         return f"no cluster file for {run.device!r}"
-    absent = [n for n in ("layers", "hidden", "heads", "vocab", "seq", "gpus", "tp", "pp") if counts[n] is None]
+    absent = [n for n in ("layers", "hidden", "heads", "vocab", "seq", "gpus") if counts[n] is None]
     if absent:
         return f"not stated: {', '.join(absent)}"
     if counts["global_batch"] is None and not run.quantity.startswith("layer_"):
         return "not stated: global_batch"
     assumed: list[str] = []
     config = _config(run, assumed)
-    tp, pp, gpus = _count(run, "tp"), _count(run, "pp"), _count(run, "gpus")
-    dp, cp = counts["dp"] or gpus // (tp * pp), counts["cp"] or 1
-    if tp * pp * dp * cp != gpus and gpus % (tp * pp * dp) == 0 and cp == 1:
+    engine = _engine(run)
+    if counts["tp"] is None or counts["pp"] is None:
+        assumed.append("layout picked")
+    choices, reason = [], "no layout divides the model and its batch"
+    for tp, pp in _grids(run):
+        ranks = _data_ranks(run, tp, pp, assumed)
+        if isinstance(ranks, str):
+            reason = ranks
+        else:
+            choices += _choices(run, engine, (tp, pp, *ranks), assumed)
+    if not choices:
+        return reason
+    rows = counts["global_batch"] or choices[0][0].dp
+    told = tuple(dict.fromkeys(assumed))
+    return Setup(config, _count(run, "seq"), rows, DEVICES[cluster], engine, tuple(choices), told)
+
+
+def _grids(run: Run) -> list[tuple[int, int]]:
+    """(tp, pp) that the row says, or all that divide heads, layers and devices."""
+    tps = [run.counts["tp"]] if run.counts["tp"] else [t for t in (1, 2, 4, 8) if _count(run, "heads") % t == 0]
+    pps = [run.counts["pp"]] if run.counts["pp"] else [p for p in range(1, 17) if _count(run, "layers") % p == 0]
+    both = itertools.product(tps, pps)
+    stated = bool(run.counts["tp"] and run.counts["pp"])
+    return [(t, p) for t, p in both if t and p and (stated or _count(run, "gpus") % (t * p) == 0)]
+
+
+def _data_ranks(run: Run, tp: int, pp: int, assumed: list[str]) -> tuple[int, int, int] | str:
+    """(dp, cp, rows of a data rank), or what does not divide."""
+    counts, gpus = run.counts, _count(run, "gpus")
+    dp, cp = counts["dp"] or max(gpus // (tp * pp * (counts["cp"] or 1)), 1), counts["cp"] or 1
+    if tp * pp * dp * cp != gpus and gpus % (tp * pp * dp) == 0 and cp == 1 and counts["tp"] and counts["pp"]:
         cp = gpus // (tp * pp * dp)
         assumed.append(f"cp {cp}")
     if tp * pp * dp * cp != gpus:
         return f"tp·pp·dp·cp = {tp * pp * dp * cp}, not {gpus}"
     rows = counts["global_batch"] or dp
-    if rows % dp:
-        return f"{rows} rows do not divide over dp {dp}"
-    engine = _engine(run)
-    choices = _choices(run, engine, dp, cp, rows // dp, assumed)
-    if not choices:
-        return "no micro-batch divides the batch"
-    return Setup(config, _count(run, "seq"), rows, DEVICES[cluster], engine, tuple(choices), tuple(assumed))
+    return f"{rows} rows do not divide over dp {dp}" if rows % dp else (dp, cp, rows // dp)
 
 
 def _count(run: Run, name: str) -> int:
@@ -223,10 +245,10 @@ def _engine(run: Run) -> Engine:
 
 
 def _choices(
-    run: Run, engine: Engine, dp: int, cp: int, local_rows: int, assumed: list[str]
+    run: Run, engine: Engine, sizes_of: tuple[int, int, int, int, int], assumed: list[str]
 ) -> list[tuple[ParallelPlan, int, Switches, tuple[str, ...]]]:
     words, counts = run.words, run.counts
-    tp, pp, vp = _count(run, "tp"), _count(run, "pp"), counts["vp"] or 1
+    (tp, pp, dp, cp, local_rows), vp = sizes_of, counts["vp"] or 1
     virtual = [vp]
     if pp > 1 and counts["vp"] is None:
         if engine.name == "megatron-core":  # a tuned run of today: the planner tunes, too

@@ -54,7 +54,7 @@ class Engine(_Value):
     dropout: bool = False
     logit_bytes: float = Field(description="a logit, alive at the peak of the loss")
     logit_traffic: float = Field(description="bytes read and written a logit, forward and backward")
-    logit_chunk_tokens: int | None = Field(default=None, description="head in pieces of so many tokens")
+    logit_chunk: int | None = Field(default=None, description="logits that a head in pieces makes at a time")
     fused_logit_bytes: float = Field(default=4.0, description="the same where the loss is fused and works in place")
     embedding_grad_bytes: float = Field(
         default=0.0, description="a weight of the head, beside its gradient, for a moment"
@@ -139,7 +139,7 @@ ENGINES: dict[str, Engine] = {
     "athanor": Engine(
         name="athanor",
         states={
-            0: States(whole=22, sharded=0),
+            0: States(whole=18, sharded=0),
             1: States(whole=6, sharded=16),
             2: States(whole=2, sharded=16, gathered_blocks=0),
             3: States(whole=0, sharded=16, gathered_blocks=2),
@@ -151,6 +151,8 @@ ENGINES: dict[str, Engine] = {
         sp_regathers=False,
         separate_products=True,
         logit_bytes=10,
+        logit_chunk=4 * 2**20,
+        embedding_grad_bytes=2,
         logit_traffic=30,
         accumulate_traffic=4,
         optimizer_traffic=36,

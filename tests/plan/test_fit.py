@@ -76,4 +76,5 @@ def test_sources_are_held_out_one_by_one():
     held = {item.source.split()[0]: item for item in leave_one_out(runs)}
     assert held["Narayanan"].by.startswith("Korthikanti") and held["Korthikanti"].by.startswith("Narayanan")
     assert held["Megatron-LM"].by == "the mean of other devices"
-    assert all(0 < item.mape < 0.2 for item in held.values())
+    assert all(0 < held[name].mape < 0.1 for name in a100)
+    assert held["Megatron-LM"].mape > held["Narayanan"].mape  # another device's constants tell less

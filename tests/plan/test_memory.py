@@ -10,11 +10,14 @@ from athanor.model.config import ModelConfig, MoEConfig
 from athanor.parallel.activations import activation_bytes
 from athanor.parallel.plan import ParallelPlan, RecomputePlan
 from athanor.plan.blocks import Load
+from athanor.plan.engine_model import predict
 from athanor.plan.layouts import Layouts
 from athanor.plan.memory import block_bytes, in_flight, memory, rank_parameters, settle_budget
 from athanor.plan.shape import parameters
 from athanor.plan.timeline import PipelineWork, simulate
 from athanor.plan.traits import ENGINES, States
+from athanor.plan.workload import Workload
+from athanor.recipe.presets import PRESETS
 
 GPT = ModelConfig(
     vocab_size=51200,
@@ -162,3 +165,32 @@ def test_offload_takes_states_out_of_the_device():
     held = memory(LLAMA, at, _load(at, 128), ENGINES["athanor"])
     assert held.optimizer[:, 0].tolist() == [8.0 * parameters(LLAMA).total, 0.0, 0.0]
     assert held.parameters[2, 0] == 0.0 < held.parameters[1, 0] == held.parameters[0, 0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dp_shard": 8, "zero": 3},
+        {"dp_shard": 8, "zero": 2},
+        {"dp_shard": 4, "tp": 2, "zero": 3},
+        {"dp_shard": 2, "pp": 4, "zero": 3},
+        {"dp_shard": 2, "cp": 2, "tp": 2, "zero": 3},
+        {"dp_shard": 2, "pp": 2, "vpp": 2, "schedule": "interleaved_1f1b", "zero": 3},
+        {"dp_shard": 8, "zero": 3, "recompute": RecomputePlan(mode="full")},
+    ],
+)
+def test_athanor_is_as_the_exact_model_of_its_engine_says(changes: dict[str, object]):
+    """``engine_model`` counts one rank's tensors and is checked against dry runs; the arrays here must keep to it."""
+    config, plan = PRESETS["llama3-8b"], ParallelPlan(**changes)  # type: ignore[arg-type]
+    work = Workload.of(config, plan, seq_len=4096, global_batch_tokens=4096 * plan.dp * 4, micro_batch_tokens=4096)
+    at = Layouts.of([plan], 32, 1, 4)
+    held = memory(config, at, _load(at, 4096), ENGINES["athanor"])
+    for rank in (0, plan.world_size - 1):
+        exact, pp = predict(work, rank), rank // (plan.world_size // plan.pp)
+        assert held.optimizer[0, pp] == pytest.approx(exact.optimizer_bytes, rel=1e-4)
+        if plan.zero == 3:
+            assert held.parameters[0, pp] == pytest.approx(exact.parameter_bytes, rel=1e-4)
+            assert held.gradients[0, pp] == pytest.approx(exact.gradient_bytes, rel=1e-4)
+        peak = held.activations[0, pp] + held.transient[0, pp]
+        bound = 0.03 if plan.recompute.mode == "none" else 0.15
+        assert peak == pytest.approx(exact.activation_peak_bytes, rel=bound)

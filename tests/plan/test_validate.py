@@ -47,9 +47,9 @@ def test_runs_that_nothing_was_fitted_to(found: Validation):
     assert max(abs(row.error) for row in rows) < 0.08
 
 
-def test_calculated_rows_and_rows_without_a_layout_are_not_predicted(found: Validation):
+def test_calculated_rows_and_rows_without_a_machine_are_not_predicted(found: Validation):
     told = {run.model: why for run, why in found.unusable}
-    assert told == {"by formula": "ANALYTIC: not a measurement", "layout unknown": "not stated: tp, pp"}
+    assert told == {"by formula": "ANALYTIC: not a measurement", "machine unknown": "not stated: gpus"}
 
 
 def test_what_a_row_leaves_open_is_told(found: Validation):
@@ -108,6 +108,13 @@ def test_the_command_prints_the_table_and_refuses_bad_files(tmp_path: Path):
     assert "GPT-39.1B 512" in result.output and "SimuMax B200: 3 runs" in result.output
     result = runner.invoke(app, ["plan", "validate", str(_written(tmp_path, {}, (*COLUMNS, "speed")))])
     assert result.exit_code == 2 and "unknown column 'speed'" in result.output
+
+
+def test_a_layout_that_is_not_stated_is_picked(tmp_path: Path):
+    stated = validate(read_runs(_written(tmp_path, {}))).rows[0]
+    picked = validate(read_runs(_written(tmp_path, {"tp": "", "pp": "", "dp": ""}))).rows[0]
+    assert "layout picked" in picked.assumed and "layout picked" not in stated.assumed
+    assert picked.predicted >= stated.predicted  # the published layout is among those that it is picked from
 
 
 def test_json_holds_every_row(found: Validation):
