@@ -78,7 +78,7 @@ def train(plan: ParallelPlan | None, moe: bool, changes: dict[str, Any], folder:
     """(everything that was said, metrics lines, final parameters) of three steps; the last two on the main rank."""
     schedule = ScheduleRecipe(kind="constant", lr=5e-3)
     loop = TrainRecipe(seq_len=32, micro_batch_tokens=64, precision="fp32", tensorboard=False, schedule=schedule)
-    recipe = RLRecipe(**{"prompts_per_step": 3, "group_size": 4, "max_new_tokens": 5, "train": loop, **changes})
+    recipe = RLRecipe(**{"prompts_per_step": 3, "group_size": 4, "max_new_tokens": 12, "train": loop, **changes})
     tokenizer = train_tokenizer(["the cat sat on the mat"] * 3, 270)
     source = Recorded(
         QUESTIONS,
