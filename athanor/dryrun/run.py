@@ -120,6 +120,7 @@ def step(engine: ParallelEngine, tracker: Tracker, batches: list[Batch], train: 
     objective = CausalLM()
     with tracker.during("forward"), _whole_gradients(engine, tracker):
         sums = engine.forward_backward(objective, batches, weight * engine.plan.dp)
+    tag_state(engine, tracker)  # in its first pass FSDP pads shards that are smaller than others: new tensors
     tracker.tag(_gradients(engine), "host" if engine.plan.offload == "all" else "gradients")
     tracker.tag(_gathered(engine), "gathered")
     with tracker.during("optimizer"):

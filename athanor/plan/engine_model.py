@@ -173,6 +173,11 @@ class Activations:
         n = self.work.local_tokens // (self.plan.tp if self.work.spread else 1)
         return n * self.config.hidden_size * self.c
 
+    @property
+    def _copied(self) -> bool:
+        """Whether norms of the stream keep a wider copy of their input instead of itself."""
+        return self.config.norm_type == "rmsnorm" and self.c != self.w
+
     def _args(self, layer: int, plain: bool) -> tuple[Choice, tuple[Any, ...]]:
         """What a block does, and what ``athanor.parallel.activations`` wants to know."""
         choice: Choice = "none" if plain else choice_of(self.plan, layer)
@@ -218,12 +223,11 @@ class Activations:
             return front, self._stream  # what was sent
         s = self._stream // (self.c * d)
         norm = 2 * s * self.c if self.config.norm_type == "layernorm" else s * d * self.c + s * self.w
-        copied = self.config.norm_type == "rmsnorm" and self.c != self.w
         vocabulary = min(
             block := -(-self.config.vocab_size // self.plan.tp), self.config.vocab_size - block * self.at["tp"]
         )
         head = n * d * self.c + vocabulary * d * self.c  # gradients of hidden states and matrix, made beforehand
-        return front, s * d * (self.w if copied else self.c) + norm + head
+        return front, s * d * (self.w if self._copied else self.c) + norm + head
 
     @property
     def _rope(self) -> int:
@@ -239,7 +243,7 @@ class Activations:
         for index, stage in self.stages.items():
             front, behind = self.ends(stage)
             blocks = [self.block(layer) for layer in stage.layers]
-            itself = self.c == self.w or (bool(blocks) and choice_of(self.plan, stage.first) == "full")
+            itself = not self._copied or (bool(blocks) and choice_of(self.plan, stage.first) == "full")
             if blocks and itself and not stage.is_first:
                 blocks[0] -= self._stream  # what was received is itself what is kept: a buffer, counted as such
             out[index] = [front, *blocks, behind]
@@ -276,7 +280,7 @@ class Activations:
             gone = sum(kept[2 + i : -1]) + (kept[-1] if stage.is_last else 0)  # of blocks behind and the head
             if choice == "full":
                 # Its input is held beside wider copies of it; what else was kept is part of what is made again.
-                again = self.block(layer) - (self._stream if self.c != self.w else 0)
+                again = self.block(layer) - (self._stream if self._copied else 0)
                 yield self.block(layer, plain=True) - again - gone
                 continue
             (attention, ffn), (attention_plain, ffn_plain) = self.halves(layer), self.halves(layer, plain=True)
@@ -289,7 +293,7 @@ class Activations:
         if half not in names:
             return 0
         total = self._stream if self.work.spread else 0  # the norm's output, of which the gathered one is another copy
-        if "norms" in names and self.c != self.w:
+        if "norms" in names and self._copied:
             total += self._stream  # the norm's input, of which a wider copy is kept
         if self.config.norm_placement != "pre" and not keeps_input(self.work, names):
             s = self._stream // (self.c * self.config.hidden_size)
