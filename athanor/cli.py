@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from athanor import __version__
-from athanor.commands import dryrun, lab, launch, models, plan, recipe, stages
+from athanor.commands import calibrate, dryrun, lab, launch, models, plan, recipe, stages
 from athanor.errors import AthanorError
 from athanor.inference import commands as talk
 
@@ -79,6 +79,7 @@ launch.register(app)
 talk.register(app)
 models.register(app)
 dryrun.register(app)
+calibrate.register(app)
 app.add_typer(plan.app, name="plan")
 app.add_typer(lab.app, name="lab")
 

@@ -31,6 +31,7 @@ from athanor.parallel.session import begin, engine_for, main_first
 from athanor.ranks import world_size
 from athanor.recipe.schema import Recipe, RLRecipe
 from athanor.train.objective import Loss
+from athanor.train.planned import settle
 from athanor.train.precision import compute_dtype
 from athanor.train.run_dir import RunDir
 from athanor.train.stages import Stage
@@ -112,6 +113,7 @@ def run_rl(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     questions = load_questions(settings.sources, recipe.seed, "rl", "rl.sources")
     begin(recipe)
     speaker = open_for_chat(model_dir)
+    recipe = settle(recipe, settings.train, speaker.model.config, out, own_batches=True)
     engine = engine_for(recipe, settings.train, speaker.model.config, own_batches=True)
     with main_first("run directory"):
         run = RunDir.open(out, recipe, sections=("seed", "rl"))

@@ -20,6 +20,7 @@ from athanor.parallel.session import begin, engine_for, main_first
 from athanor.recipe.schema import Recipe, SourceRecipe, TrainRecipe
 from athanor.tokenizer.tokenizer import Tokenizer
 from athanor.train.objective import CausalLM
+from athanor.train.planned import predict, settle
 from athanor.train.run_dir import RunDir
 from athanor.train.sources import BatchPlan, PackedSource
 from athanor.train.stages import EvalSet, Stage
@@ -37,6 +38,7 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
         raise AthanorError("no conversations", where="sft.sources", fix="e.g. sft.sources.math.kind=arithmetic")
     begin(recipe)
     speaker = open_for_chat(model_dir)
+    recipe = settle(recipe, settings.train, speaker.model.config, out)
     with main_first("run directory"):
         run = RunDir.open(out, recipe, sections=("seed", "sft"))
     if run.is_done:
@@ -60,6 +62,7 @@ def run_sft(recipe: Recipe, model_dir: str | Path, out: str | Path) -> Path:
     batches = PackedSource(loader, plan, train.micro_batch_tokens)
     stage = Stage("sft", batches, _steps(train, plan), train.schedule, evals=evals)
     engine = engine_for(recipe, train, speaker.model.config)
+    predict(run, recipe, train, speaker.model.config, [stage])
     return fit_and_save(run, speaker, CausalLM(), stage, train, recipe.seed, model_dir, engine)
 
 

@@ -20,6 +20,11 @@ SIZES, QUICK_SIZES = (2**12, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26), (2**12, 
 FITTED: tuple[Kind, ...] = ("all_gather", "reduce_scatter", "all_reduce", "send")
 
 
+#: The names that collectives over one tensor have from torch 2.13 on, else the older ones.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 @dataclass(frozen=True, slots=True)
 class CollectiveTiming:
     """Seconds of one collective of ``nbytes`` (of the whole tensor) among ``ranks``."""
@@ -69,9 +74,9 @@ def _call(
     count = max(nbytes // 4 // len(ranks), 1)
     whole, part = torch.ones(count * len(ranks), device=device), torch.ones(count, device=device)
     if kind == "all_gather":
-        return lambda: dist.all_gather_into_tensor(whole, part, group=group)
+        return lambda: _all_gather(whole, part, group=group)
     if kind == "reduce_scatter":
-        return lambda: dist.reduce_scatter_tensor(part, whole, group=group)
+        return lambda: _reduce_scatter(part, whole, group=group)
     if kind == "all_reduce":
         return lambda: dist.all_reduce(whole, group=group)
     if kind == "all_to_all":

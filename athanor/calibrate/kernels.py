@@ -77,9 +77,7 @@ def time_attention(clock: Clock, heads: Heads, dtype: torch.dtype, lengths: Sequ
     for length in lengths:
         tokens = max(TOKENS // length, 1) * length
         shapes = ((tokens, heads.query), (tokens, heads.key_value), (tokens, heads.key_value))
-        q, k, v = (
-            torch.randn(*shape, heads.size, device=clock.device).to(dtype).requires_grad_() for shape in shapes
-        )
+        q, k, v = (torch.randn(*shape, heads.size, device=clock.device).to(dtype).requires_grad_() for shape in shapes)
         packing = Packing.of([[length] * (tokens // length)], 1, tokens, clock.device)
         out = packed_attention(q, k, v, packing)
         grad = torch.randn_like(out)
@@ -96,7 +94,9 @@ def time_attention(clock: Clock, heads: Heads, dtype: torch.dtype, lengths: Sequ
     return found
 
 
-def fit_attention(timings: Sequence[AttentionTiming], heads: Heads, peak_flops_per_s: float, launch: float) -> Attention:
+def fit_attention(
+    timings: Sequence[AttentionTiming], heads: Heads, peak_flops_per_s: float, launch: float
+) -> Attention:
     """Shares and half length by which ``Ops.attention_s`` comes nearest to ``timings`` (relative squares).
 
     It says t = flops/(peak·share) · (keys + half)/keys + launch, with 4 operations a channel and pair forward and
@@ -117,7 +117,7 @@ def fit_attention(timings: Sequence[AttentionTiming], heads: Heads, peak_flops_p
     return Attention(forward=min(best[1], 1.0), backward=min(best[2], 1.0), half_length=best[3])
 
 
-# --- optimizer ----------------------------------------------------------------------------------------------------------
+# --- optimizer --------------------------------------------------------------------------------------------------------
 
 
 def optimizer_s(clock: Clock, parameters: int, dtype: torch.dtype) -> float:

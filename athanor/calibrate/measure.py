@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 
 from athanor.calibrate import collectives, kernels, products, reference, shares
 from athanor.calibrate.clock import Clock
-from athanor.calibrate.needed import batches_of, needed_by
+from athanor.calibrate.needed import needed_by
 from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig
-from athanor.plan.cluster import Attention, Cluster, Device, Dtype, Matmul, MatmulPoint, MemoryBound, Network, Node, SizePoint
-from athanor.plan.of_stage import StageBatch
+from athanor.plan.cluster import (
+    Attention,
+    Cluster,
+    Device,
+    Dtype,
+    Matmul,
+    MatmulPoint,
+    MemoryBound,
+    Network,
+    Node,
+    SizePoint,
+)
+from athanor.plan.of_stage import StageBatch, batches_of
 from athanor.plan.shape import Documents
 from athanor.recipe.schema import Recipe
 from athanor.train.allocator import keep_freed_memory
@@ -69,8 +80,13 @@ class Calibrator:
         precision = recipe.train.precision if recipe is not None else "auto"
         self.torch_dtype = compute_dtype(precision, device)
         self.dtype: Dtype = "bf16" if self.torch_dtype == torch.bfloat16 else "fp32"
-        self.batches = batches_of(recipe, self.dtype) if recipe is not None else [StageBatch(512, 2048, None, self.dtype, True)]
+        self.batches = (
+            batches_of(recipe.train, self.dtype)
+            if recipe is not None
+            else [StageBatch(512, 2048, None, self.dtype, True)]
+        )
         self.details: dict[str, object] = {}
+        self.notes: list[str] = []
 
     def run(self) -> Calibration:
         """Everything. Collective where there are several ranks."""
@@ -82,7 +98,19 @@ class Calibrator:
             cluster = self._memory_bound(cluster)
             if self.clock.ranks > 1:
                 cluster = self._links(cluster)
-        return Calibration(rounded(cluster), self.details)
+        return Calibration(rounded(cluster.model_copy(update={"notes": self._notes()})), self.details)
+
+    def _notes(self) -> str:
+        """How the figures came about, in the file itself."""
+        threads = torch.get_num_threads()
+        how = [
+            f"measured by athanor calibrate over {self.clock.ranks} process{'es' * (self.clock.ranks > 1)} of "
+            f"{threads} thread{'s' * (threads != 1)}, torch {torch.__version__}, {self.dtype}",
+            *(["--quick"] if self.options.quick else []),
+            *(["processor time instead of the wall clock"] if self.clock.kind == "cpu" else []),
+            *self.notes,
+        ]
+        return "; ".join(how)
 
     # --- one device --------------------------------------------------------------------------------------------------
 
@@ -117,9 +145,9 @@ class Calibrator:
             ),
             # A device alone has no fabric; the figures stand there for the day when it gets neighbours.
             node=Node(devices=max(local_ranks(), 1), fabric="switch", bytes_per_s=1e9, latency_s=1e-4, efficiency=1),
-            network=None if clock.ranks <= local_ranks() else Network(
-                nics=1, bytes_per_s=1e9, latency_s=1e-4, efficiency=1
-            ),
+            network=None
+            if clock.ranks <= local_ranks()
+            else Network(nics=1, bytes_per_s=1e9, latency_s=1e-4, efficiency=1),
         )
 
     def _peak(self, dtype: Dtype, cubes: list[products.Timing], launch_s: float) -> float:
@@ -172,6 +200,8 @@ class Calibrator:
     def _memory_bound(self, cluster: Cluster) -> Cluster:
         """Shares by what the product's own blocks, head and optimizer take."""
         batch = self._reference_batch()
+        # Differences of whole steps are wanted exactly: these get more calls than single kernels.
+        clock = replace(self.clock, budget_s=2.0 if self.options.quick else 10.0, least=7)
         can_compile = self.device.type != "cpu" or cpp_compiler() is not None
         wants = {b.compiled for b in self.batches} if self.options.quick else {True, False}
         timings = {}
@@ -180,7 +210,7 @@ class Calibrator:
                 continue
             self.say(f"blocks of the model, {'compiled' if compiled else 'eager'}")
             timings[compiled] = reference.time_block(
-                self.clock, self.config, batch.rows, batch.seq_len, batch.seq_len, self.dtype, compiled
+                clock, self.config, batch.rows, batch.seq_len, batch.seq_len, self.dtype, compiled
             )
         fused, plain = timings.get(True), timings.get(False)
         known = shares.memory_shares(cluster, self.config, batch, fused or plain or _never(), plain if fused else None)
@@ -188,6 +218,11 @@ class Calibrator:
         update_s = kernels.optimizer_s(self.clock, _OPTIMIZED, self.torch_dtype)
         known["optimizer"] = shares.optimizer_share(cluster, _OPTIMIZED, update_s, self.dtype)
         self.details["blocks"] = {("compiled" if k else "eager"): (t.block_s, t.ends_s) for k, t in timings.items()}
+        if max(known["elementwise"], known["softmax"]) >= shares.FASTEST:
+            self.notes.append(
+                "products alone took as long as blocks with all that is in them: the machine was busy, measure again"
+            )
+            self.say(self.notes[-1])
         # Caches make some passes faster than a copy: the fastest of all is the bandwidth, and shares are of that.
         passes = known.pop("unfused_passes")
         fastest = max(1.0, *known.values())
@@ -223,9 +258,7 @@ class Calibrator:
             self.say("collectives between machines")
             line = self._line([list(range(at, world, local)) for at in range(local)], launch_s, "network")
             # Every rank of a machine sends at the same time: together they have the machine's bandwidth.
-            network = network.model_copy(
-                update={"bytes_per_s": line.bytes_per_s * local, "latency_s": line.latency_s}
-            )
+            network = network.model_copy(update={"bytes_per_s": line.bytes_per_s * local, "latency_s": line.latency_s})
         return cluster.model_copy(update={"node": node, "network": network})
 
     def _line(self, groups: list[list[int]], launch_s: float, name: str) -> collectives.Line:
@@ -260,9 +293,7 @@ def matmul_table(
             for t in grids[dtype][0]
         ]
 
-    by_size = [
-        SizePoint(flops=t.flops, efficiency=share) for t, share in zip(grids[main][0], curve(main), strict=True)
-    ]
+    by_size = [SizePoint(flops=t.flops, efficiency=share) for t, share in zip(grids[main][0], curve(main), strict=True)]
     factors = {}
     for dtype in grids:
         ratios = sorted(a / b for a, b in zip(curve(dtype), curve(main), strict=True))

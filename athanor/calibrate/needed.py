@@ -1,4 +1,4 @@
-"""Which shapes of products a recipe will ask the planner for: asked of the planner itself, which notes what it misses."""
+"""Which products a recipe will ask the planner for: asked of the planner itself, which notes what it misses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from athanor.parallel.plan import ParallelPlan
 from athanor.plan.cluster import Cluster
 from athanor.plan.of_stage import StageBatch, stage_costs
 from athanor.plan.ops import Misses
-from athanor.recipe.schema import Recipe, TrainRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +66,3 @@ def _fits(plan: ParallelPlan, config: ModelConfig, batch: StageBatch) -> bool:
     except AthanorError:
         return False
     return True
-
-
-def batches_of(recipe: Recipe, dtype: str) -> list[StageBatch]:
-    """The pre-training stages' batches, and those of SFT where the recipe has it; each once."""
-    found: dict[StageBatch, None] = {}
-    trains = [recipe.train] + ([recipe.sft.train] if recipe.sft.sources else [])
-    for train in trains:
-        for seq_len, tokens in _sizes(train):
-            found[StageBatch(seq_len, tokens, train.micro_batch_tokens, dtype, train.compile)] = None
-    return list(found)
-
-
-def _sizes(train: TrainRecipe) -> Iterator[tuple[int, int]]:
-    for stage in train.stages:
-        ramp = [step.global_batch_tokens for step in stage.batch_ramp]
-        for tokens in (stage.global_batch_tokens or train.global_batch_tokens, *ramp):
-            yield stage.seq_len or train.seq_len, tokens
-    if not train.stages:
-        yield train.seq_len, train.global_batch_tokens

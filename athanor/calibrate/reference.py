@@ -1,8 +1,8 @@
 """The product's own step on a few blocks: what a block costs where it stands, between its neighbours.
 
-Single kernels, called over and over, find their data in the caches and nobody beside them. Blocks of a real model do not;
-and what ``torch.compile`` makes one loop of is known only when it has done so. So two models that differ in depth alone
-are trained in turn: the difference is that of their blocks.
+Single kernels, called over and over, find their data in the caches and nobody beside them. Blocks of a real model do
+not; and what ``torch.compile`` makes one loop of is known only when it has done so. So two models that differ in depth
+alone are trained in turn: the difference is that of their blocks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from athanor.plan.cluster import Cluster
 from athanor.plan.of_stage import StageBatch, athanor_engine, stage_costs
 
 #: A pass over memory is taken as no faster than this many times what a copy reaches: beyond it, noise speaks.
-_FASTEST = 8.0
+FASTEST = 4.0
 
 
 def with_device(cluster: Cluster, **changes: object) -> Cluster:
@@ -42,7 +42,7 @@ def solve_share(measured_s: float, seconds_at: Callable[[float], float]) -> floa
     at_one = seconds_at(1.0)
     b = seconds_at(0.5) - at_one
     left = measured_s - (at_one - b)
-    return _FASTEST if left <= b / _FASTEST else b / left
+    return FASTEST if left <= b / FASTEST else b / left
 
 
 def solve_passes(measured_s: float, seconds_at: Callable[[float], float]) -> float:
@@ -71,7 +71,9 @@ def memory_shares(
     known["softmax"] = solve_share(fused.ends_s, lambda x: at(True, **known, softmax=x).ends_s)
     known["unfused_passes"] = 1.0
     if plain is not None:
-        known["unfused_passes"] = solve_passes(plain.block_s, lambda x: at(False, **known | {"unfused_passes": x}).block_s)
+        known["unfused_passes"] = solve_passes(
+            plain.block_s, lambda x: at(False, **known | {"unfused_passes": x}).block_s
+        )
     return known
 
 

@@ -15,7 +15,7 @@ import typer
 from athanor.errors import AthanorError
 
 #: Commands whose ``--out`` is a file.
-_WRITE_A_FILE = ("recipe", "report")
+_WRITE_A_FILE = ("recipe", "report", "calibrate")
 
 
 def register(app: typer.Typer) -> None:

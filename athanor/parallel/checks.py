@@ -35,7 +35,8 @@ class HasLayout(Protocol):
 def resolve_plan(recipe: HasLayout, world_size: int) -> ParallelPlan:
     """The plan of a recipe on ``world_size`` ranks.
 
-    ``auto`` gives ZeRO-3 over all of them; a plan whose sizes are all 1 (as when the recipe says nothing) keeps its
+    ``auto`` gives ZeRO-3 over all of them (stages of training have settled it before by the planner:
+    ``athanor.train.planned``); a plan whose sizes are all 1 (as when the recipe says nothing) keeps its
     other settings and has ``dp_shard`` filled; any other plan must need exactly these ranks, else AthanorError.
     """
     if recipe.parallel == "auto":

@@ -13,6 +13,7 @@ from athanor.plan.layouts import Layouts, Switches
 from athanor.plan.ops import Misses
 from athanor.plan.shape import Documents
 from athanor.plan.traits import ENGINES, Engine, States
+from athanor.recipe.schema import StageRecipe, TrainRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,17 @@ class StageBatch:
     def rows(self) -> int:
         """Of a step over all ranks."""
         return self.global_batch_tokens // self.seq_len
+
+
+def batches_of(train: TrainRecipe, dtype: str) -> list[StageBatch]:
+    """Every batch that the stages of ``train`` have, in their order, each once; documents as long as rows."""
+    found: dict[StageBatch, None] = {}
+    for stage in train.stages or [StageRecipe(name="train")]:
+        ramp = [step.global_batch_tokens for step in stage.batch_ramp]
+        for tokens in (stage.global_batch_tokens or train.global_batch_tokens, *ramp):
+            seq_len = stage.seq_len or train.seq_len
+            found[StageBatch(seq_len, tokens, train.micro_batch_tokens, dtype, train.compile)] = None
+    return list(found)
 
 
 def athanor_engine(dtype: str) -> Engine:
@@ -80,9 +92,7 @@ def stage_layouts(config: ModelConfig, batch: StageBatch, plans: list[ParallelPl
         strict=True,
     )
     switches = [
-        Switches(
-            chunked_tp=plan.chunks > 1, context_by_document=plan.cp_split == "document", fused_ops=batch.compiled
-        )
+        Switches(chunked_tp=plan.chunks > 1, context_by_document=plan.cp_split == "document", fused_ops=batch.compiled)
         for plan in plans
     ]
     return Layouts.of(plans, config.num_hidden_layers, rows, count, switches)

@@ -147,6 +147,14 @@ class EvalRecipe(Strict):
     temperature: float = Field(default=1.0, gt=0, description="of the sampled answers")
 
 
+class PlanRecipe(Strict):
+    """What the planner goes by in ``parallel: auto`` and in a run's prediction."""
+
+    cluster: str | None = Field(
+        default=None, description="cluster name or file; null: $ATHANOR_CLUSTER, else this machine's last calibration"
+    )
+
+
 class Recipe(Strict):
     """A whole life: documents → tokenizer → stages → SFT → RL → evaluation. Sections a command needs must be there."""
 
@@ -160,8 +168,9 @@ class Recipe(Strict):
     rl: RLRecipe = RLRecipe()
     eval: EvalRecipe = EvalRecipe()
     parallel: ParallelPlan | Literal["auto"] = Field(
-        default=ParallelPlan(), description="layout over ranks; sizes all 1, or auto: what was started is filled"
+        default=ParallelPlan(), description="layout over ranks; sizes all 1: dp_shard is filled; auto: the planner's"
     )
+    plan: PlanRecipe = PlanRecipe()
 
     @model_validator(mode="after")
     def _sequences_fit(self) -> Recipe:

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from athanor.errors import AthanorError
 from athanor.files import write_atomic
 from athanor.report import charts
+from athanor.report.predicted import compare
 from athanor.report.read import RunFiles, StageRun, is_number, read_run
 from athanor.report.svg import PALETTE, STYLE, Text, number
 
@@ -68,6 +69,7 @@ def _view(files: RunFiles) -> dict[str, Any]:
         "charts": {name: Markup(svg) for name, svg in _charts(files).items()},
         "accuracy": charts.accuracies(files),
         "stages": [_stage_row(s) for s in stages],
+        "predicted": compare(files),
         "validation": _validation(files),
         "samples": _samples(summary.get("samples")),
         "conversation": [turn for turn in map(_turn, _list(summary.get("conversation"))) if turn],

@@ -14,7 +14,7 @@ from athanor.errors import AthanorError
 from athanor.inference.session import default_device
 from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
-from athanor.model.hf import load_model_dir, open_model_dir, save_model_dir
+from athanor.model.hf import load_model_dir, open_model_dir, read_config, save_model_dir
 from athanor.model.init import drawn_later, init_weights
 from athanor.parallel.session import begin, engine_for, main_first
 from athanor.ranks import world_size
@@ -22,6 +22,7 @@ from athanor.recipe.schema import Recipe, StageRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer
 from athanor.train.engine import EngineFactory, LocalEngine
 from athanor.train.objective import CausalLM
+from athanor.train.planned import predict, settle
 from athanor.train.progress import say
 from athanor.train.run_dir import RunDir, recipe_differences
 from athanor.train.sources import BatchPlan, PackedSource
@@ -64,6 +65,9 @@ def run_pretrain(
     ``init_from``: a model directory whose weights to begin with, instead of fresh ones.
     """
     begin(recipe)
+    shape = recipe.model or (read_config(init_from) if init_from is not None else None)
+    if shape is not None:
+        recipe = settle(recipe, recipe.train, shape, out)
     if recipe.model is not None:
         engine_for(recipe, recipe.train, recipe.model)  # a layout that does not fit is refused before data is prepared
     with main_first("run directory"):
@@ -77,6 +81,7 @@ def run_pretrain(
         model = begin_model(recipe, tokenizer, init_from)
         engine = engine_for(recipe, recipe.train, model.config)
         stages = pretrain_stages(recipe, shards, model.config, tokenizer.pad_id, run)
+        predict(run, recipe, recipe.train, model.config, stages)
         return fit_stages(model, stages, recipe.train, run, recipe.seed, tokenizer_at, engine)
 
 
