@@ -17,7 +17,7 @@ import numpy as np
 from athanor.plan.cost import Costs, Problem, evaluate
 from athanor.plan.enumerate import UNIT, Space, layouts_of
 from athanor.plan.layouts import SCHEDULES, V_SHAPED, Bools, Floats, Ints, Layouts
-from athanor.plan.memory import in_flight, on_ranks, rank_parameters
+from athanor.plan.memory import head_rank, in_flight, on_ranks, rank_parameters
 from athanor.plan.recompute_choice import NONE, Choice, choices, columns
 from athanor.plan.shape import parameters
 from athanor.plan.splits import GRAIN, stage_split
@@ -165,8 +165,9 @@ class Bounds:
         layers = self.space.problem.config.num_hidden_layers
         return stage_split(*self.space.pipelines[pipe], layers, first / GRAIN, last / GRAIN)
 
-    def fullest(self, units: Ints, pipes: Ints, m: Ints) -> tuple[Floats, Floats]:
-        """[n], of the rank whose activations are most: blocks times micro-batches in flight, and its blocks."""
+    def fullest(self, units: Ints, pipes: Ints, m: Ints) -> tuple[Floats, Floats, Floats]:
+        """[n], of the rank whose activations are most: blocks times micro-batches in flight, its blocks, and all its
+        parameters in those of a block."""
         rows = [(pp, vpp, SCHEDULES.index(name)) for pp, vpp, name in self.space.pipelines]
         keys, where = self._split_keys(units, pipes)
         pairs, which = _different(np.stack((where, m), axis=1))
@@ -178,8 +179,13 @@ class Bounds:
         on_rank = on_ranks(at, np.maximum(blocks, 0).astype(np.float64))
         held = on_rank * in_flight(at)
         most = held.argmax(axis=1)[:, None]
-        found = (np.take_along_axis(x, most, axis=1)[which, 0] for x in (held, on_rank))
-        return next(found), next(found)
+        p = parameters(self.space.problem.config)
+        size = p.attention + p.dense + p.norms
+        head = p.head or np.where(at.stages > 1, p.embedding, 0)
+        with_ends = on_rank + head_rank(at) * np.broadcast_to(head / size, (len(at),))[:, None]
+        with_ends[:, 0] += p.embedding / size
+        held_, blocks_, all_ = (np.take_along_axis(x, most, axis=1)[which, 0] for x in (held, on_rank, with_ends))
+        return held_, blocks_, all_
 
     # --- recomputation -----------------------------------------------------------------------------------------------
 
@@ -204,6 +210,7 @@ class Bounds:
         plain = self.unit_costs
         share = 1 - costs.activation_bytes[:, 1].reshape(-1, n) / plain.activation_bytes[new, 1][:, None]
         again = (costs.backward_input_s[:, 1].reshape(-1, n) - plain.backward_input_s[new, 1][:, None]) / layers
+        share, again = _either(self._pieces, share, again)
         price = np.where(share > 0, again / np.maximum(share, _EPS), np.inf)
         order = np.argsort(price, axis=1)
         share, again = (np.take_along_axis(np.maximum(x, 0), order, axis=1) for x in (share, again))
@@ -231,7 +238,8 @@ class Bounds:
             taken = np.minimum(left, width)
             time_s = time_s + taken * again[:, i].reshape(width.shape) / np.maximum(width, _EPS)
             left = left - taken
-        return np.asarray(np.where(left > _EPS, np.inf, time_s))
+        most = share.max(axis=1).reshape(-1, *(1,) * (need.ndim - 1))  # no mix saves more than the piece that saves most
+        return np.asarray(np.where((left > _EPS) | (need > most + _EPS), np.inf, time_s))
 
     # --- data parallel -----------------------------------------------------------------------------------------------
 
@@ -273,15 +281,17 @@ class Bounds:
         every, zero = load.m[index][:, None], options.zero
         gathers = np.where(zero == 3, 2 * every, 1.0)
         often = (zero == 3) | ((zero == 2) & self.space.problem.engine.reduce_every)
-        late = gathers * np.maximum(options.gather_s - load.forward_s[index][:, None], 0)
-        late = late + np.where(often, every, 1.0) * np.maximum(options.reduce_s - load.backward_s[index][:, None], 0)
+        inner = load.inner[index][:, None]
+        late = gathers * (options.gather_s - inner * np.minimum(options.gather_s, load.forward_s[index][:, None]))
+        hidden = inner * np.minimum(options.reduce_s, load.backward_s[index][:, None])
+        late = late + np.where(often, every, 1.0) * (options.reduce_s - hidden)
         return np.asarray(late / load.pp[index][:, None])
 
     def _need(self, load: _CoreLoad, index: Ints, options: _Options) -> Floats:
         """[n, D]: share of their activations that blocks of the fullest rank must give up to fit (0 or less: none)."""
         device = self.space.problem.cluster.device
         free = device.memory_bytes - device.reserved_bytes - load.moment_bytes[index][:, None]
-        free = free - options.state_bytes * load.blocks[index][:, None]
+        free = free - options.state_bytes * load.parameters[index][:, None]
         return 1 - free / (load.kept_bytes[index] * load.held[index] * (1 + device.fragmentation))[:, None]
 
     def _forced_s(self, load: _CoreLoad, index: Ints, need: Floats) -> Floats:
@@ -336,7 +346,8 @@ class _CoreLoad:
     vpp: Ints
     v_shaped: Bools
     m: Floats  #: micro-batches of a data rank
-    forward_s: Floats  #: of one micro-batch in all stages, as far as collectives hide beside it
+    inner: Floats  #: share of a rank's blocks whose collectives have something to run beside, at most
+    forward_s: Floats  #: of one micro-batch in all stages
     backward_s: Floats
     block_s: Floats
     most_s: Floats  #: of the slowest rank, at least
@@ -344,6 +355,7 @@ class _CoreLoad:
     moment_bytes: Floats  #: held for a moment by a block's backward pass
     held: Floats  #: blocks times micro-batches in flight on the rank that has most
     blocks: Floats  #: on that rank
+    parameters: Floats  #: on that rank, in those of a block
 
     @classmethod
     def of(cls, bounds: Bounds, units: Ints, pipes: Ints, most_s: Floats) -> _CoreLoad:
@@ -356,11 +368,14 @@ class _CoreLoad:
         inner = 1 - 1 / (layers / pp + 2) if space.switches.dp_overlap else np.zeros(len(pp))
         forward, behind, weights = (x[units].sum(axis=1) for x in bounds.kinds)
         m = bounds.micro_batches(units, pp)
-        held, blocks = bounds.fullest(units, pipes, m)
-        moment = costs.memory.transient[units, 1] if costs.memory.transient.shape[1] > 1 else np.zeros(len(units))
+        held = bounds.fullest(units, pipes, m)
+        moment = np.zeros(len(units))
+        if costs.memory.transient.shape[1] > 1:  # units were ranks of a pipeline
+            beside = np.where(pp > 1, costs.memory.buffers[units, 1], 0.0)
+            moment = (1 + space.problem.cluster.device.fragmentation) * (costs.memory.transient[units, 1] + beside)
         return cls(
-            units, pp, vpp, v_shaped.astype(bool), m.astype(np.float64), inner * forward, inner * (behind + weights),
-            bounds.seconds[1][units], most_s, costs.activation_bytes[units, 1] / layers, moment, held, blocks,
+            units, pp, vpp, v_shaped.astype(bool), m.astype(np.float64), inner, forward, behind + weights,
+            bounds.seconds[1][units], most_s, costs.activation_bytes[units, 1] / layers, moment, *held,
         )  # fmt: skip
 
 
@@ -394,6 +409,14 @@ class _Options:
     def take(self, index: slice) -> _Options:
         """Those at ``index``."""
         return _Options(*(getattr(self, name)[index] for name in self.__slots__))
+
+
+def _either(pieces: list[Choice], share: Floats, again: Floats) -> tuple[Floats, Floats]:
+    """Collectives kept or made again, whichever saves more and whichever takes less: one piece for both."""
+    kinds = sorted({(c.names, c.full) for c in pieces})
+    same = [[i for i, c in enumerate(pieces) if (c.names, c.full) == kind] for kind in kinds]
+    more = np.stack([share[:, index].max(axis=1) for index in same], axis=1)
+    return more, np.stack([again[:, index].min(axis=1) for index in same], axis=1)
 
 
 def _different(rows: Ints) -> tuple[list[tuple[int, ...]], Ints]:

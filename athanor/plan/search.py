@@ -25,10 +25,12 @@ from athanor.plan.recompute_choice import NONE, Choice, Rungs, columns
 
 #: Layouts that one call of the cost model takes: arrays that stay in cache.
 BLOCK = 1024
-#: Plans kept for the timeline to decide among.
-KEEP = 50
+#: Plans of every schedule that are kept for the timeline to decide among.
+KEEP = 10
 #: Cores that are tried first, evenly over the better part of all, so that the search begins with a good plan.
-SAMPLE = 256
+SAMPLE = 128
+#: Cores that are bounded together while nothing that fits is known.
+MOST_CORES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Found:
     mixed_s: Floats
     peak_bytes: Floats
 
-    def take(self, index: Ints | Bools) -> Found:
+    def take(self, index: Ints | Bools | slice) -> Found:
         """Those at ``index``."""
         return Found(*(getattr(self, name)[index] for name in self.__slots__))
 
@@ -112,21 +114,40 @@ class Search:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> Found:
-        """Layouts that fit: the fastest of each group of sizes, fastest first. AthanorError: there is no layout at all
-        (what stands in the way), none where nothing fits."""
+        """Layouts that fit: the fastest of each group of sizes, ``keep`` of every schedule, fastest first; none where
+        nothing fits. Each schedule has its own bound, because the closed form is not equally near to all of them.
+        AthanorError: there is no layout at all (what stands in the way)."""
         units, _, bound_s = self._bounds.cores
         if not len(units):
             raise AthanorError(self._nothing(), where="search", fix="free an axis, or change world or batch")
         self.bounded = len(units)
-        near = max(len(units) // 4, min(len(units), SAMPLE))
-        self._visit(np.unique(np.linspace(0, near - 1, min(SAMPLE, near)).astype(np.int64)), first=3)
+        found = []
+        for schedule in sorted({s for _, _, s in self._pipelines.tolist()}):
+            self._found = []
+            self._descend(np.flatnonzero(self._pipelines[:, 2][self._bounds.cores[1]] == schedule))
+            if self._found:
+                found.append(self._best().take(slice(None if self.slack else self.keep)))
+        if not found:
+            return _NOTHING
+        every = Found.joined(found)
+        return every.take(np.argsort(every.mixed_s, kind="stable"))
+
+    def fits(self) -> bool:
+        """Whether any layout does."""
+        return bool(len(self.run().core))
+
+    def _descend(self, cores: Ints) -> None:
+        """The best of these cores, which are sorted by their bounds."""
+        bound_s = self._bounds.cores[2][cores]
+        near = max(len(cores) // 4, min(len(cores), SAMPLE))
+        if near:
+            self._visit(cores[np.unique(np.linspace(0, near - 1, min(SAMPLE, near)).astype(np.int64))], first=3)
         at, size = 0, 4 * SAMPLE
-        while at < len(units) and bound_s[at] < self.most_s:
+        while at < len(cores) and bound_s[at] < self.most_s:
             # All of them together once there is a bound: the best come first then, of whatever core.
-            end = min(at + size, len(units)) if np.isinf(self.most_s) else int(np.searchsorted(bound_s, self.most_s))
-            self._visit(np.arange(at, end))
-            at, size = end, 2 * size
-        return self._best() if self._found else _NOTHING
+            end = min(at + size, len(cores)) if np.isinf(self.most_s) else int(np.searchsorted(bound_s, self.most_s))
+            self._visit(cores[at:end])
+            at, size = end, min(2 * size, MOST_CORES)
 
     @cached_property
     def _bounds(self) -> Bounds:
