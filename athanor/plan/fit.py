@@ -165,8 +165,11 @@ def fit_runs(runs: Sequence[Run], cluster: str) -> Fit:
 
 
 def _speaks(run: Run) -> bool:
+    """Whether a run tells of its machine. Where the planner picks the layout by the constants, it does not."""
     taken = setup(run)
-    return isinstance(taken, Setup) and taken.engine.name not in _OWN_LIMITS
+    if isinstance(taken, str) or taken.engine.name in _OWN_LIMITS:
+        return False
+    return run.counts["tp"] is not None and run.counts["pp"] is not None
 
 
 @dataclass(frozen=True, slots=True)
