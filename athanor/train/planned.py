@@ -60,7 +60,10 @@ def _decide(recipe: Recipe, train: TrainRecipe, config: ModelConfig, out: Path, 
     known = _known(recipe) or default_cluster(_accelerator())
     dtype = dtype_of(train)
     choice = best_plan(config, batches_of(train, dtype), known.cluster, world, own_batches=own_batches)
-    say(_told(choice, known))
+    text = _told(choice, known)
+    if not choice.fits and train.micro_batch_tokens is None:
+        text += "; with train.micro_batch_tokens it may take pipelines and smaller micro-batches"
+    say(text)
     return choice.plan
 
 
