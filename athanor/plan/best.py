@@ -29,7 +29,7 @@ REFINED, REFINED_ACTIONS = 24, 60_000
 
 @dataclass(frozen=True)
 class Answer:
-    """The best plans, best first; ``notes``: what each one gave up against the first (the first: what holds it back)."""
+    """The best plans, best first; ``notes``: what each gave up against the first (the first: what holds it back)."""
 
     problem: Problem
     world: int
@@ -94,7 +94,11 @@ def find(
                 raise
             continue
         estimates = list(_refined(search, list(search.candidates(found)), objective, switches))
-        layouts, evaluations, refined = layouts + search.bounded, evaluations + search.evaluations, refined + len(estimates)
+        layouts, evaluations, refined = (
+            layouts + search.bounded,
+            evaluations + search.evaluations,
+            refined + len(estimates),
+        )
         best += estimates
         if not estimates and best:
             break  # smaller worlds have less memory

@@ -238,7 +238,9 @@ class Bounds:
             taken = np.minimum(left, width)
             time_s = time_s + taken * again[:, i].reshape(width.shape) / np.maximum(width, _EPS)
             left = left - taken
-        most = share.max(axis=1).reshape(-1, *(1,) * (need.ndim - 1))  # no mix saves more than the piece that saves most
+        most = share.max(axis=1).reshape(
+            -1, *(1,) * (need.ndim - 1)
+        )  # no mix saves more than the piece that saves most
         return np.asarray(np.where((left > _EPS) | (need > most + _EPS), np.inf, time_s))
 
     # --- data parallel -----------------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ class Bounds:
         The slowest rank waits for data-parallel collectives at least as long as ranks do on average, and hides at most
         its first forward and last backward pass. The rank with most activations repeats what does not fit.
         """
-        units, pipes, bound_s = (x[cores] for x in self.cores)
+        units, pipes, bound_s = self.cores[0][cores], self.cores[1][cores], self.cores[2][cores]
         load = _CoreLoad.of(self, units, pipes, self.most_s[cores])
         sizes = self.space.units[units][:, [UNIT.index(name) for name in ("tp", "cp", "ep")]]
         keys, where = _different(np.stack((*sizes[:, :2].T, load.pp, sizes[:, 2]), axis=1))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,8 @@ from athanor.plan.layouts import NAMES, OFFLOADS, SCHEDULES, Bools, Floats, Ints
 #: Axes of a unit, in this order.
 UNIT = ("tp", "sp", "cp", "by_document", "ring", "ep", "rows", "copies", "chunks")
 PIECES = (1, 2, 4, 8)
+#: How far below a world without layouts another one is looked for.
+NEAR = 65
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Space:
     switches: Switches = field(default_factory=Switches)
 
     def allowed(self, rows: int | None = None, **sizes: Any) -> bool:
-        """Whether ``athanor.parallel.checks`` has no objection to a plan of these sizes (``rows``: and to its batch)."""
+        """Whether ``athanor.parallel.checks`` takes a plan of these sizes (``rows``: and its batch)."""
         return self.objection(rows, **sizes) is None
 
     def objection(self, rows: int | None = None, **sizes: Any) -> str | None:
@@ -229,9 +231,36 @@ class Space:
             return False
         return self._batch(rows, dp_shard=dp, copies=copies, pp=pp, schedule=name)
 
-    def objections(self) -> list[str]:
-        """What the checks have said against anything that was asked, one line each."""
-        return sorted({text for text in self._asked.values() if text})
+    def empty(self) -> AthanorError | None:
+        """Where there is no layout at all: which fixed axes stand in the way, and a smaller world that has some."""
+        if self._some:
+            return None
+        what = f"no layout of {self.world} ranks divides the model and a batch of {self.problem.global_rows} rows"
+        lower = [*range(self.world - 1, max(self.world - NEAR, 0), -1), 1 << max((self.world - 1).bit_length() - 1, 0)]
+        near = next((w for w in lower if replace(self, world=w)._some), None)
+        fixes = ["free an axis (--fix)"] if self.axes != Axes() else ["another batch"]
+        fixes += [f"--world {near}"] if near else []
+        return AthanorError("\n".join([what, *self._refused()]), where="search", fix=", or ".join(fixes))
+
+    def _refused(self) -> Iterator[str]:
+        """What is wrong with single values of the fixed axes."""
+        for name in ("tp", "cp", "pp", "ep"):
+            for value in getattr(self.axes, name):
+                if self.world % value:
+                    yield f"{name}={value} does not divide {self.world} ranks"
+                elif name != "pp" and (
+                    said := self.objection(**{name: value, **({"sp": False} if name == "tp" else {})})
+                ):
+                    yield said
+        rows = self.problem.global_rows
+        yield from (f"rows={n} does not divide a batch of {rows} rows" for n in self.axes.rows if rows % n)
+        if not self.pipelines:
+            layers = self.problem.config.num_hidden_layers
+            yield f"no pipeline of these pp, vpp and schedule over {layers} layers"
+
+    @property
+    def _some(self) -> bool:
+        return any(bool(self.batch_fits(pipeline).any()) for pipeline in self.pipelines) if len(self.units) else False
 
     def _batch(self, rows: int, **sizes: Any) -> bool:
         if self.problem.global_rows % sizes["dp_shard"] or self.problem.global_rows // sizes["dp_shard"] % rows:
@@ -244,11 +273,12 @@ class Space:
         return self.allowed(rows, **sizes)
 
     def data_options(self, tp: int, cp: int, pp: int, ep: int) -> Ints:
-        """[D, 4]: dp_replicate, dp_shard, zero, offload for these sizes. At ZeRO 0 nothing is sharded, so that how dp is
-        cut is one and the same: all of it is dp_shard (which experts are folded over)."""
+        """[D, 4]: dp_replicate, dp_shard, zero, offload for these sizes. At ZeRO 0 nothing is sharded, so that how dp
+        is cut is one and the same: all of it is dp_shard (which experts are folded over)."""
         dp, axes = self.world // (tp * cp * pp), self.axes
         levels = axes.free("zero", sorted(self.problem.engine.states))
-        offloads = [OFFLOADS.index(name) for name in axes.free("offload", ("none", "optimizer"))]
+        host = self.problem.cluster.node.host_memory_bytes > 0  # without a figure there is no memory to offload to
+        offloads = [OFFLOADS.index(name) for name in axes.free("offload", ("none", "optimizer") if host else ("none",))]
         found = []
         for shard in divisors(dp):
             if shard * cp % ep or not axes.free("dp_shard", (shard,)) or not axes.free("dp_replicate", (dp // shard,)):
@@ -279,10 +309,8 @@ def layouts_of(columns: Mapping[str, Any], blocks: Ints, switches: Switches) -> 
     def column(name: str, default: Any, kind: Any) -> Any:
         return np.broadcast_to(np.asarray(columns.get(name, default)), (n,)).astype(kind)
 
-    values: dict[str, Any] = {
-        name: column(name, 1, np.int64)
-        for name in ("tp", "cp", "pp", "vpp", "ep", "dp_replicate", "dp_shard", "copies", "chunks", "rows", "micro_batches")
-    }  # fmt: skip
+    sizes = ("tp", "cp", "pp", "vpp", "ep", "dp_replicate", "dp_shard", "copies", "chunks", "rows", "micro_batches")
+    values: dict[str, Any] = {name: column(name, 1, np.int64) for name in sizes}
     values |= {name: column(name, 0, np.int64) for name in ("zero", "schedule", "offload")}
     values |= {name: column(name, False, bool) for name in ("sp", "ring", "keep_collectives")}
     values |= {f.name: np.full(n, getattr(switches, f.name)) for f in dataclasses.fields(Switches)}

@@ -42,6 +42,7 @@ class Estimate:
     fragments: Floats  #: bytes lost between the allocator's blocks [P]
     remade_s: float  #: repeated compute and collectives of a step, mean of the ranks
     hardware_flops: float
+    blocks: tuple[int, ...]  #: of each stage
     late_s: float  #: contention of data-parallel collectives and a tied embedding's sum
 
     @cached_property
@@ -111,6 +112,7 @@ class Estimate:
             "micro_batch_rows": self.rows,
             "micro_batches": self.micro_batches,
             "recompute": self.mix.label,
+            "blocks_by_stage": list(self.blocks),
             "step_s": self.step_s,
             "closed_form_step_s": closed,
             "tokens_per_s": self.tokens_per_s,
@@ -237,7 +239,9 @@ class _Effects:
             return mix
         if recompute.mode == "selective":
             wanted = set(recompute.names)
-            same = [c for c in self.table if set(c.names) == wanted and not c.full and c.saved == (saved and bool(wanted))]
+            same = [
+                c for c in self.table if set(c.names) == wanted and not c.full and c.saved == (saved and bool(wanted))
+            ]
             same = same or [c for c in self.table if set(c.names) >= wanted and not c.full and c.saved == saved]
             return self.uniform(same[0])
         if recompute.mode == "none":
@@ -250,7 +254,7 @@ class _Effects:
         return Mix(self.table, blocks)
 
     def least(self) -> Mix:
-        """Nothing made again where that fits, else what the integer programme finds; all blocks whole if nothing fits."""
+        """Nothing made again where that fits, else what the integer programme finds; all blocks if nothing fits."""
         if bool(self.costs.fits[0]):
             return self.uniform(NONE)
         device, held = self.problem.cluster.device, self.costs.memory
@@ -299,8 +303,8 @@ class _Effects:
             name: (share * (getattr(costs, name) - getattr(costs, name)[0]).T).sum(axis=1)
             for name in ("backward_input_s", "backward_exposed_s", "activation_bytes")
         }
-        used = mix.blocks > 0
-        transient = np.where(used.any(axis=0)[:, None], costs.memory.transient, 0.0).max(axis=0)
+        used = np.asarray(mix.blocks.sum(axis=0) > 0)
+        transient = np.where(used[:, None], costs.memory.transient, 0.0).max(axis=0)
         memory = {name: getattr(costs.memory, name)[0].copy() for name in CATEGORIES}
         memory["transient"] = transient
         memory["activations"] += self.flying * np.bincount(self.stage_rank, more["activation_bytes"], self.plan.pp)
@@ -322,6 +326,7 @@ class _Effects:
             fragments=self.problem.cluster.device.fragmentation * moving,
             remade_s=m * float((more["backward_input_s"] - more["backward_exposed_s"]).sum()) / self.plan.pp,
             hardware_flops=float((part * costs.hardware_flops).sum()),
+            blocks=tuple(int(n) for n in self.blocks),
             late_s=self._late_s(),
         )
 
@@ -391,5 +396,3 @@ class _Effects:
             backward_extra_bytes=memory["transient"][rank],
             static_bytes=np.asarray(static) + self.problem.cluster.device.reserved_bytes,
         )
-
-

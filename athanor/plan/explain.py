@@ -1,10 +1,9 @@
-"""In words: what a plan gave up against a better one, why a demanded layout does not fit, on how many devices one does."""
+"""In words: what a plan gave up against a better one, why a demanded layout does not fit, and how many devices do."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-
 
 from athanor.errors import AthanorError
 from athanor.parallel.plan import ParallelPlan, RecomputePlan
@@ -13,10 +12,11 @@ from athanor.plan.enumerate import Axes, Space
 from athanor.plan.estimate import CATEGORIES, Estimate, estimate
 from athanor.plan.layouts import Switches
 from athanor.plan.search import Search
+from athanor.plan.shape import parameters
 
 GIB = 2.0**30
 #: Worlds that are tried for the smallest one that fits.
-TRIED = 64
+TRIED = 512
 
 
 def gave_up(plan: Estimate, winner: Estimate, objective: str = "time") -> str:
@@ -63,7 +63,10 @@ def why_not(plan: Estimate, switches: Switches | None = None) -> list[str]:
     held |= {"driver and runtime": plan.problem.cluster.device.reserved_bytes}
     listed = [f"{name} {_bytes(v)}" for name, v in sorted(held.items(), key=lambda item: -item[1]) if v > 0]
     lines.append("it holds " + ", ".join(listed))
-    fixes = [f"{words}: fits with {_bytes(e.margin_bytes)} left, {e.step_s:.3g} s a step" for words, e in _fixes(plan, switches)]
+    fixes = [
+        f"{words}: fits with {_bytes(e.margin_bytes)} left, {e.step_s:.3g} s a step"
+        for words, e in _fixes(plan, switches)
+    ]
     lines += [f"would fit: {text}" for text in fixes] or ["no single change makes it fit"]
     return lines
 
@@ -72,9 +75,11 @@ def _fixes(plan: Estimate, switches: Switches | None) -> Iterator[tuple[str, Est
     """Single changes of the plan that fit."""
     base, rows = plan.plan, plan.rows
     changes: list[tuple[str, dict[str, object], int, bool]] = [("the least recomputation", {}, rows, True)]
-    changes += [(f"zero {z}", {"zero": z}, rows, False) for z in range(base.zero + 1, 4) if z in plan.problem.engine.states]
+    changes += [
+        (f"zero {z}", {"zero": z}, rows, False) for z in range(base.zero + 1, 4) if z in plan.problem.engine.states
+    ]
     if base.dp_replicate > 1:
-        shards = {"dp_replicate": 1, "dp_shard": base.dp}
+        shards: dict[str, object] = {"dp_replicate": 1, "dp_shard": base.dp}
         changes.append((f"dp_shard {base.dp} (no replicas)", shards, rows, False))
     if rows % 2 == 0:
         changes.append((f"micro-batches of {rows // 2} rows", {}, rows // 2, False))
@@ -83,7 +88,7 @@ def _fixes(plan: Estimate, switches: Switches | None) -> Iterator[tuple[str, Est
     if base.dp_shard % 2 == 0:
         half = {"dp_shard": base.dp_shard // 2}
         changes.append((f"tp {2 * base.tp}, dp_shard {half['dp_shard']}", {"tp": 2 * base.tp, **half}, rows, False))
-        deeper = {"pp": 2 * base.pp, "layers_per_stage": None, **half}
+        deeper: dict[str, object] = {"pp": 2 * base.pp, "layers_per_stage": None, **half}
         changes.append((f"pp {2 * base.pp}, dp_shard {half['dp_shard']}", deeper, rows, False))
     changes.append(("recompute: full", {"recompute": RecomputePlan(mode="full")}, rows, False))
     for words, update, size, refine in changes:
@@ -99,30 +104,37 @@ def _fixes(plan: Estimate, switches: Switches | None) -> Iterator[tuple[str, Est
 def smallest_world(
     problem: Problem, world: int, axes: Axes | None = None, switches: Switches | None = None
 ) -> AthanorError:
-    """The error for a model that fits nowhere on ``world`` devices, with the smallest world of whole nodes that it fits."""
-    unit = problem.cluster.node.devices if world >= problem.cluster.node.devices else 1
-    what = f"the model fits in no layout of {world} devices of {_bytes(problem.cluster.device.memory_bytes)}"
-    for size in _worlds(world, unit):
+    """The error for a model that fits nowhere on ``world`` devices, with the smallest number of devices (of whole nodes
+    where it is more than one) on which it does."""
+    device = problem.cluster.device
+    what = f"the model fits in no layout of {world} device{'s' if world > 1 else ''} of {_bytes(device.memory_bytes)}"
+    size = world
+    for size in _worlds(problem, world):
         try:
-            cluster = problem.cluster.resized(size)
-            search = Search(Space(dataclasses.replace(problem, cluster=cluster), size, axes or Axes(), switches or Switches()), keep=1)
-            if search.fits():
-                return AthanorError(what, where=problem.cluster.name, fix=f"the smallest world on which it fits: {size}")
+            here = dataclasses.replace(problem, cluster=problem.cluster.resized(size))
+            if Search(Space(here, size, axes or Axes(), switches or Switches()), keep=1).fits():
+                return AthanorError(
+                    what, where=problem.cluster.name, fix=f"the smallest world on which it fits is {size}"
+                )
         except AthanorError:
-            continue
-    last = list(_worlds(world, unit))[-1]
-    return AthanorError(what, where=problem.cluster.name, fix=f"none up to {last:,} devices fits either: shorter rows, a smaller model, or devices with more memory")
+            continue  # no layout, or no network that joins so many
+    fix = f"none up to {size:,} devices fits either: a smaller model, shorter rows, or devices with more memory"
+    return AthanorError(what, where=problem.cluster.name, fix=fix)
 
 
-def _worlds(world: int, unit: int) -> Iterator[int]:
-    """Every next unit while there are few, then steps that grow with the size."""
-    size = world // unit
-    for _ in range(TRIED):
-        size += max(1, size // 8)
-        yield size * unit
+def _worlds(problem: Problem, world: int) -> Iterator[int]:
+    """Larger worlds that could hold the states: one by one within a node, then by nodes."""
+    node, engine, device = problem.cluster.node.devices, problem.engine, problem.cluster.device
+    least = min(s.whole + s.sharded - engine.optimizer_share.get(z, 0.0) for z, s in engine.states.items())
+    held = least * parameters(problem.config).total / (device.memory_bytes - device.reserved_bytes)
+    if problem.cluster.node.host_memory_bytes == 0:
+        held = min(s.whole + s.sharded for s in engine.states.values()) / least * held
+    first = max(world + 1, int(held) + 1)
+    sizes = [n for n in range(first, node)] if first < node else []
+    nodes = range(max(-(-first // node), 1), max(-(-first // node), 1) + TRIED)
+    yield from sizes
+    yield from (n * node for n in nodes)
 
 
 def _bytes(value: float) -> str:
     return f"{value / GIB:.2f} GiB" if abs(value) >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"
-
-

@@ -77,7 +77,7 @@ def columns(table: list[Choice], index: Ints) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rungs:
-    """Worthwhile choices of units, most bytes first. ``bytes`` and ``again_s`` are of one micro-batch and all blocks."""
+    """Worthwhile choices of units, most bytes first. ``bytes`` and ``again_s``: of one micro-batch and all blocks."""
 
     table: list[Choice]
     choice: Ints  #: [U, R] index into ``table``; beyond ``count`` the last one again

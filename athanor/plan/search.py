@@ -70,8 +70,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Brief:
-    """What the search needs of layouts' costs [n]. ``moving``: activations of the fullest rank with what is lost between
-    their blocks; ``micro_bytes``: what one micro-batch keeps in all stages together."""
+    """What the search needs of layouts' costs [n]. ``moving``: activations of the fullest rank with what is lost
+    between their blocks; ``micro_bytes``: what one micro-batch keeps in all stages together."""
 
     step_s: Floats
     peak_bytes: Floats
@@ -95,8 +95,8 @@ class _Brief:
 
     def take(self, index: Ints | Bools) -> _Brief:
         """Those at ``index``."""
-        arrays = (getattr(self, name)[index] for name in self.__slots__[:-1])
-        return _Brief(*arrays, self.memory_bytes)
+        step_s, peak, moving, micro = (x[index] for x in (self.step_s, self.peak_bytes, self.moving, self.micro_bytes))
+        return _Brief(step_s, peak, moving, micro, self.memory_bytes)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Search:
         AthanorError: there is no layout at all (what stands in the way)."""
         units, _, bound_s = self._bounds.cores
         if not len(units):
-            raise AthanorError(self._nothing(), where="search", fix="free an axis, or change world or batch")
+            raise self.space.empty() or AthanorError("no layout", where="search")
         self.bounded = len(units)
         found = []
         for schedule in sorted({s for _, _, s in self._pipelines.tolist()}):
@@ -238,8 +238,8 @@ class Search:
             self._again(core[left], option[left], costs.take(left))
 
     def _again(self, core: Ints, option: Ints, plain: _Brief) -> None:
-        """The first rung that can fit by its bytes, then leaner ones until one does. Of those found, ``mixed_s`` is what
-        a mix with the rung before would take: it needs less than all blocks to make that much again."""
+        """The first rung that can fit by its bytes, then leaner ones until one does. Of those found, ``mixed_s`` is
+        what a mix with the rung before would take: it needs less than all blocks to make that much again."""
         rungs, at = self._rungs(self._bounds.cores[0][core])
         unit_bytes = rungs.bytes[at]
         # Activations of the fullest rank shrink in proportion with what a block keeps.
@@ -254,8 +254,10 @@ class Search:
             limit = self._limit_s(core[index])
             mixed = self._mixed_s(rungs, at[index], rung[index], room[index], plain.step_s[index], costs.step_s)
             good = costs.fits & (mixed < limit)
-            found = (core[index], option[index], choice, costs.step_s, mixed, costs.peak_bytes)
-            self._note(*(x[good] for x in found))
+            at_good = index[good]
+            self._note(
+                core[at_good], option[at_good], choice[good], costs.step_s[good], mixed[good], costs.peak_bytes[good]
+            )
             go_on = ~costs.fits & (costs.step_s < limit)
             rung[index] += 1
             alive[index] = go_on & (rung[index] < rungs.count[at[index]])
@@ -322,9 +324,14 @@ class Search:
             costs = evaluate(problem, layouts_of(values, blocks, self.space.switches))
             parts.append(_Brief.of(costs, problem.cluster.device.fragmentation))
         self.evaluations += len(core)
-        back = np.argsort(order, kind="stable")
-        columns_ = (np.concatenate([getattr(p, name) for p in parts])[back] for name in _Brief.__slots__[:-1])
-        return _Brief(*columns_, problem.cluster.device.memory_bytes)
+        joined = _Brief(
+            np.concatenate([p.step_s for p in parts]),
+            np.concatenate([p.peak_bytes for p in parts]),
+            np.concatenate([p.moving for p in parts]),
+            np.concatenate([p.micro_bytes for p in parts]),
+            problem.cluster.device.memory_bytes,
+        )
+        return joined.take(np.argsort(order, kind="stable"))
 
     def _columns(self, core: Ints, option: Ints) -> dict[str, Ints]:
         units, pipes = (x[core] for x in self._bounds.cores[:2])
@@ -348,22 +355,6 @@ class Search:
                 step_s=float(found.step_s[i]), mixed_s=float(found.mixed_s[i]), peak_bytes=float(found.peak_bytes[i]),
             )  # fmt: skip
 
-    # --- when there is nothing ---------------------------------------------------------------------------------------
-
-    def _nothing(self) -> str:
-        """Which group of axes leaves no layout."""
-        space = self.space
-        if not space.pipelines:
-            return (
-                f"no pipeline is possible on {space.world} ranks with {space.problem.config.num_hidden_layers} layers"
-            )
-        if not len(space.units):
-            return f"no tp, cp and micro-batch fit the model and a batch of {space.problem.global_rows} rows"
-        problems = space.objections()
-        return "no layout of the batch over the ranks: " + (
-            problems[0] if problems else "sizes do not divide the world"
-        )
-
 
 def _nth(of: Ints) -> Ints:
     """How many equal values stand before each."""
@@ -375,7 +366,8 @@ def _nth(of: Ints) -> Ints:
     return out
 
 
-_NOTHING = Found(*(np.empty(0, np.int64) for _ in range(3)), *(np.empty(0) for _ in range(3)))
+_NONE, _EMPTY = np.empty(0, np.int64), np.empty(0)
+_NOTHING = Found(_NONE, _NONE, _NONE, _EMPTY, _EMPTY, _EMPTY)
 
 
 def _plan(at: dict[str, int], split: tuple[int, ...], choice: Choice) -> ParallelPlan:
