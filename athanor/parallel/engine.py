@@ -13,6 +13,7 @@ from athanor.errors import AthanorError
 from athanor.inference.session import default_device
 from athanor.model.decoder import Decoder
 from athanor.parallel.apply import parallelize
+from athanor.parallel.budget import Load
 from athanor.parallel.checkpoint_io import ParallelCheckpoints
 from athanor.parallel.context import split_batch
 from athanor.parallel.data import gradient_sync, reduces_each_micro_batch
@@ -53,7 +54,7 @@ class ParallelEngine:
             later = part.first_values is not None
             if not later and any(tensor.device != self.device for tensor in (*part.parameters(), *part.buffers())):
                 part.to(self.device)
-            parallelize(part, ranks, plan, self.dtype, compiled=self._compiled)
+            parallelize(part, ranks, plan, self.dtype, compiled=self._compiled, load=Load.of(recipe, plan))
             if later:  # what is offloaded as a whole lives on the host
                 materialize(part, torch.device("cpu") if plan.offload == "all" else self.device)
         self.model = self.parts[0]

@@ -17,10 +17,10 @@ from athanor.inference.session import Speaker
 from athanor.model.config import ModelConfig, Strict
 from athanor.model.decoder import Decoder
 from athanor.model.hf import read_config
+from athanor.parallel.budget import Load, recompute_for
 from athanor.parallel.checks import check_plan, resolve_plan
 from athanor.parallel.launch import agree, join
 from athanor.parallel.plan import ParallelPlan
-from athanor.parallel.recompute import apply_recompute
 from athanor.ranks import is_main, world_size
 from athanor.recipe.schema import Recipe, TrainRecipe
 from athanor.train.engine import Engine, EngineFactory, LocalEngine
@@ -118,7 +118,7 @@ def _batches(train: TrainRecipe) -> list[tuple[int, int]]:
 
 def _local(plan: ParallelPlan) -> EngineFactory:
     def make(model: Decoder, recipe: TrainRecipe) -> Engine:
-        apply_recompute(model, plan.recompute)
+        recompute_for(model, plan, 0, Load.of(recipe, plan))
         return LocalEngine(model, recipe)
 
     return make
