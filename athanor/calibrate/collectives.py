@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,15 @@ import torch
 import torch.distributed as dist
 
 from athanor.calibrate.clock import Clock
+from athanor.parallel import tensor as engine
+from athanor.plan.cluster import CollectiveKind, CollectivePoint
 
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
 KINDS: tuple[Kind, ...] = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send")
 #: Bytes of the whole tensor.
 SIZES, QUICK_SIZES = (2**12, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26), (2**12, 2**18, 2**21, 2**23)
+#: Tokens of the streams that tensor-parallel collectives are measured on.
+TOKENS = (64, 256, 1024, 4096, 16384)
 #: What a step is made of most: these decide bandwidth and latency.
 FITTED: tuple[Kind, ...] = ("all_gather", "reduce_scatter", "all_reduce", "send")
 
@@ -33,6 +38,11 @@ class CollectiveTiming:
     ranks: int
     nbytes: int
     seconds: float
+
+    @property
+    def point(self) -> CollectivePoint:
+        """As a cluster file has it."""
+        return CollectivePoint(kind=self.kind, ranks=self.ranks, nbytes=self.nbytes, seconds=max(self.seconds, 1e-9))
 
     @property
     def moved(self) -> float:
@@ -66,6 +76,30 @@ def time_collectives(
             call = _call(kind, group, ranks, nbytes, clock.device)
             out.append(CollectiveTiming(kind, len(ranks), nbytes, clock.seconds(call, together=True)))
     return out
+
+
+def time_tensor_collectives(
+    clock: Clock, group: dist.ProcessGroup, ranks: list[int], rows: int, width: int, dtype: torch.dtype, quick: bool
+) -> list[CollectivePoint]:
+    """Those of tensor and sequence parallel, by the engine's own functions on a stream [rows, T, width]: through the
+    functional operators, and with the copies that bring pieces of rows into order."""
+    points = []
+    name, size = group.group_name, len(ranks)
+    for tokens in TOKENS[1::2] if quick else TOKENS:
+        whole = torch.ones(rows, max(tokens // rows // size, 1) * size, width, device=clock.device, dtype=dtype)
+        part = whole[:, : whole.shape[1] // size].contiguous()
+        calls: dict[CollectiveKind, Callable[[], Any]] = {
+            "tensor_all_gather": partial(engine._all_gather, part, size, name),
+            "tensor_reduce_scatter": partial(engine._reduce_scatter, whole, size, name),
+            "tensor_all_reduce": partial(engine._all_reduce, whole, name),
+        }
+        times = clock.each(list(calls.values()), together=True)
+        nbytes = whole.numel() * dtype.itemsize
+        points += [
+            CollectivePoint(kind=kind, ranks=size, nbytes=nbytes, seconds=max(seconds, 1e-9))
+            for kind, seconds in zip(calls, times, strict=True)
+        ]
+    return points
 
 
 def _call(

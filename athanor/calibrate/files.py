@@ -20,7 +20,14 @@ def as_yaml(cluster: Cluster) -> str:
     """Text that ``athanor.plan.cluster.load_cluster`` reads back as the same value."""
     tree = cluster.model_dump(exclude_none=True)
     points = tree["device"]["matmul"].pop("points")
+    measured = tree["node"].pop("points")
     text = _HEAD.format(notes=cluster.notes[:1].upper() + cluster.notes[1:]) + yaml.safe_dump(tree, sort_keys=False)
+    links = "".join(
+        f"  - {{kind: {p['kind']}, ranks: {p['ranks']}, nbytes: {p['nbytes']}, seconds: {p['seconds']}}}\n"
+        for p in measured
+    )
+    if links:
+        text = text.replace("\nnode:\n", f"\nnode:\n  points:\n{links}", 1)
     if not points:
         return text
     # One line a point: a hundred shapes are to be read as a table.

@@ -18,6 +18,7 @@ from athanor.model.config import ModelConfig
 from athanor.plan.cluster import (
     Attention,
     Cluster,
+    CollectivePoint,
     Device,
     Dtype,
     Matmul,
@@ -252,7 +253,12 @@ class Calibrator:
             line = self._line([list(range(at, at + local)) for at in range(0, world, local)], launch_s, "node")
             beside = collectives.contention(self.clock, self._group)
             node = node.model_copy(
-                update={"bytes_per_s": line.bytes_per_s, "latency_s": line.latency_s, "contention": beside}
+                update={
+                    "bytes_per_s": line.bytes_per_s,
+                    "latency_s": line.latency_s,
+                    "contention": beside,
+                    "points": self._points(),
+                }
             )
         if network is not None:
             self.say("collectives between machines")
@@ -261,13 +267,37 @@ class Calibrator:
             network = network.model_copy(update={"bytes_per_s": line.bytes_per_s * local, "latency_s": line.latency_s})
         return cluster.model_copy(update={"node": node, "network": network})
 
+    def _points(self) -> tuple[CollectivePoint, ...]:
+        """Raw collectives, those of tensor parallel, and (where one machine is all there is) of data parallel."""
+        clock, batch = self.clock, self.batches[0]
+        local = [t.point for t in self._timings if t.kind != "send"]
+        self.say("tensor-parallel collectives")
+        rows = batch.rows if batch.micro_batch_tokens is None else max(1, batch.micro_batch_tokens // batch.seq_len)
+        assert self._group is not None
+        local += collectives.time_tensor_collectives(
+            clock, self._group, self._members, rows, self.config.hidden_size, self.torch_dtype, self.options.quick
+        )
+        if clock.ranks == len(self._members) and self.config.moe is None:
+            self.say("data-parallel collectives")
+            width = self.torch_dtype.itemsize
+            for timing in reference.time_data_parallel(clock, self.config, self.dtype):
+                for kind, each, seconds in (
+                    ("data_all_gather", width, timing.gather_s),
+                    ("data_reduce_scatter", 4, timing.scatter_s),
+                ):
+                    if seconds > 0:
+                        values = {"kind": kind, "ranks": clock.ranks, "seconds": seconds}
+                        local.append(CollectivePoint.model_validate({**values, "nbytes": timing.parameters * each}))
+        return tuple(local)
+
     def _line(self, groups: list[list[int]], launch_s: float, name: str) -> collectives.Line:
         mine, self._group = groups[0], None
         for ranks in groups:  # making a group is collective
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 mine, self._group = ranks, group
-        timings = collectives.time_collectives(self.clock, self._group, mine, self.options.quick)
+        self._members = mine
+        timings = self._timings = collectives.time_collectives(self.clock, self._group, mine, self.options.quick)
         line = collectives.fit_line(timings, launch_s)
         self.details[name] = {
             "collectives": [(t.kind, t.nbytes, t.seconds) for t in timings],

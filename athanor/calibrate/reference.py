@@ -7,7 +7,9 @@ alone are trained in turn: the difference is that of their blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,11 +18,16 @@ from athanor.data.types import Batch
 from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
+from athanor.parallel.engine import parallel_engine
+from athanor.parallel.plan import ParallelPlan
+from athanor.plan import shape
 from athanor.recipe.schema import TrainRecipe
 from athanor.train.engine import LocalEngine
 from athanor.train.objective import CausalLM
 
 SHALLOW, DEEP = 1, 3
+#: Of the micro-batch beside which data-parallel collectives are measured.
+_FEW_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,46 @@ def time_block(
     shallow, deep = clock.each([lambda e=e: step(e) for e in engines])  # type: ignore[misc]
     block_s = max(deep - shallow, 0.0) / (DEEP - SHALLOW)
     return BlockTiming(block_s, max(shallow - SHALLOW * block_s, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class DataTiming:
+    """What FSDP adds to a block of ``parameters`` parameters: one gather, one scatter of its gradients."""
+
+    parameters: int
+    gather_s: float
+    scatter_s: float
+
+
+def time_data_parallel(clock: Clock, config: ModelConfig, precision: str) -> list[DataTiming]:
+    """A block's gather and scatter over all ranks as the engine runs them: copies into one buffer and out of it, hooks,
+    the cast. Models with next to no tokens, so that they have nothing to hide beside; what the same models take on a
+    rank by itself is taken off. Two widths of the feed-forward, so that bytes and calls can be told apart."""
+    return [
+        _data_timing(clock, config.model_copy(update={"intermediate_size": width}), precision)
+        for width in (config.intermediate_size, 4 * config.intermediate_size)
+    ]
+
+
+def _data_timing(clock: Clock, config: ModelConfig, precision: str) -> DataTiming:
+    recipe = TrainRecipe.model_validate({"precision": precision})
+    plan = ParallelPlan(dp_shard=clock.ranks)
+    batch, objective = _batch(config, 1, _FEW_TOKENS, _FEW_TOKENS), CausalLM()
+    weight = float(objective.weight(batch))
+    calls: list[Callable[[], object]] = []
+    for make in (parallel_engine(plan, clock.device), LocalEngine):
+        share = clock.ranks if make is not LocalEngine else 1  # of which a rank has one batch
+        for layers in (SHALLOW, DEEP):
+            model = Decoder(config.model_copy(update={"num_hidden_layers": layers}))
+            init_weights(model, 0)
+            engine = make(model.to(clock.device).train(), recipe)
+            calls.append(partial(engine.evaluate, objective, [batch] * share))
+            calls.append(partial(engine.forward_backward, objective, [batch], weight))
+    times = clock.each(calls, together=True)
+    ahead, both = (((times[2 + i] - times[i]) - (times[6 + i] - times[4 + i])) / (DEEP - SHALLOW) for i in (0, 1))
+    parameters = shape.parameters(config)
+    gather_s = max(ahead, 0.0)
+    return DataTiming(parameters.dense_block, gather_s, max(both - 2 * gather_s, 0.0))
 
 
 def _batch(config: ModelConfig, rows: int, seq_len: int, doc_len: int) -> Batch:

@@ -244,16 +244,17 @@ class Blocks:
         parallel, one sum behind ``row`` without; in the backward pass the mirror image, and with sequence parallel the
         input is gathered again for the weights' gradients (arXiv 2205.05198, section 4.2.2)."""
         nbytes = self.load.tokens * self.config.hidden_size * self.c / self.copies
-        gather = self.copies * self.links.all_gather_s(nbytes, self.tp_group)
-        reduce = self.copies * self.links.all_reduce_s(nbytes, self.tp_group)
+        gather = self.copies * self.links.all_gather_s(nbytes, self.tp_group, "tensor")
+        scatter = self.copies * self.links.reduce_scatter_s(nbytes, self.tp_group, "tensor")
+        reduce = self.copies * self.links.all_reduce_s(nbytes, self.tp_group, "tensor")
         first, last = times.parts[column], times.parts[row]
         sp, engine = self.at.sp, self.engine
         before = np.where(sp, gather, 0.0)
-        behind = np.where(sp, gather, reduce)
+        behind = np.where(sp, scatter, reduce)
         forward = self._beside(times, before, first.forward_s) + self._beside(times, behind, last.forward_s)
         times.forward_exposed_s[half] = forward * (1 - engine.tp_forward_overlap)
         backward = self._beside(times, before, last.input_s)  # the gradient of row's output is gathered
-        grad = np.where(sp, gather, reduce)  # of column's input
+        grad = np.where(sp, scatter, reduce)  # of column's input
         again = before if engine.sp_regathers else np.zeros_like(before)
         if engine.tp_backward_overlap:
             backward = backward + self._hide(times, grad, first.weight_s)

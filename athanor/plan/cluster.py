@@ -10,7 +10,7 @@ import difflib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -114,6 +114,22 @@ class Device(_Value):
     memory_bound: MemoryBound
 
 
+CollectiveKind = Literal[
+    "all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send",
+    "tensor_all_gather", "tensor_reduce_scatter", "tensor_all_reduce", "data_all_gather", "data_reduce_scatter",
+]  # fmt: skip
+
+
+class CollectivePoint(_Value):
+    """A collective that was measured among ``ranks`` of one node. ``tensor_…`` and ``data_…`` are those of tensor and
+    of data parallel as the training engine runs them, with what it copies around them."""
+
+    kind: CollectiveKind
+    ranks: int = Field(gt=1)
+    nbytes: Bytes = Field(description="of the whole tensor")
+    seconds: Annotated[float, Field(gt=0)]
+
+
 class Node(_Value):
     """Devices that share a fast fabric. Bandwidths are of one device, one direction."""
 
@@ -125,6 +141,7 @@ class Node(_Value):
     contention: float = Field(default=0.0, ge=0, lt=1, description="how much slower compute is beside a collective")
     host_memory_bytes: BytesOrZero = 0.0
     host_bytes_per_s: BytesPerSecond = Field(default=25e9, description="device to host memory, each device")
+    points: tuple[CollectivePoint, ...] = Field(default=(), description="measured; they go before the formulas")
 
 
 class Network(_Value):

@@ -227,14 +227,15 @@ def _add_ends(
     inputs[rows, last] += ops.matmul_s(n, d, vocabulary, engine.head_dtype, c) + passes + 1.5 * norm
     weights[rows, last] += ops.matmul_s(d, vocabulary, n, engine.head_dtype, engine.grad_bytes)
     nbytes = n * d * c
-    gather = blocks.links.all_gather_s(nbytes, blocks.tp_group)
-    reduce = blocks.links.all_reduce_s(nbytes, blocks.tp_group)
+    gather = blocks.links.all_gather_s(nbytes, blocks.tp_group, "tensor")
+    scatter = blocks.links.reduce_scatter_s(nbytes, blocks.tp_group, "tensor")
+    reduce = blocks.links.all_reduce_s(nbytes, blocks.tp_group, "tensor")
     ahead[rows, last] += np.where(at.sp, gather, 0.0)
-    behind[rows, last] += np.where(at.sp, gather, reduce)
+    behind[rows, last] += np.where(at.sp, scatter, reduce)
     looked_up = ops.memory_s(3 * c * n * d, "elementwise", 2)
     forward[rows, 0] += looked_up
     weights[rows, 0] += 2 * looked_up
-    ahead[rows, 0] += np.where(at.sp, gather, reduce)
+    ahead[rows, 0] += np.where(at.sp, scatter, reduce)
     behind[rows, 0] += np.where(at.sp, gather, 0.0)
 
 

@@ -55,11 +55,11 @@ def data_parallel(
                 continue
             count = pieces[:, rank]
             grads, params = held * engine.grad_bytes / count, held * engine.param_bytes / count
-            scatter = links.all_gather_s(grads, group)
+            scatter = links.reduce_scatter_s(grads, group, "data")
             across = links.all_reduce_s(grads / group.size, replicas)
             everywhere = links.all_reduce_s(grads, whole if group is shards else group)
             reduce_s[:, rank] += count * np.where(at.zero == 0, everywhere, scatter + across)
-            gather_s[:, rank] += count * np.where(at.zero == 0, 0.0, links.all_gather_s(params, group))
+            gather_s[:, rank] += count * np.where(at.zero == 0, 0.0, links.all_gather_s(params, group, "data"))
     inner = np.where(at.dp_overlap[:, None], 1 - 1 / blocks, 0.0)
     m = at.micro_batches[:, None].astype(np.float64)
     third = (at.zero == 3)[:, None]
