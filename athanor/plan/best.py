@@ -104,7 +104,7 @@ def find(
             break  # smaller worlds have less memory
     if not best:
         raise smallest_world(problem, world, axes, switches)
-    best = _sorted(best, objective)[:top]
+    best = _sorted(_distinct(best), objective)[:top]
     notes = [gave_up(e, best[0], objective) for e in best]
     return Answer(problem, world, objective, best, notes, layouts, evaluations, refined, time.process_time() - began)
 
@@ -112,6 +112,11 @@ def find(
 def _space(problem: Problem, world: int, axes: Axes | None, switches: Switches | None) -> Space:
     smaller = dataclasses.replace(problem, cluster=problem.cluster.resized(world))
     return Space(smaller, world, axes or Axes(), switches or Switches())
+
+
+def _distinct(best: list[Estimate]) -> list[Estimate]:
+    """Without the same plan twice."""
+    return list({(e.plan.model_dump_json(), e.rows): e for e in best}.values())
 
 
 def _sorted(best: list[Estimate], objective: Objective) -> list[Estimate]:
@@ -173,5 +178,6 @@ def _leanest(problem: Problem, candidates: Sequence[Candidate], switches: Switch
     fastest = min(candidates, key=lambda c: c.mixed_s)
     first = estimate(problem, fastest.plan, fastest.rows, switches=switches, refine=True)
     yield first
-    for candidate in sorted(candidates, key=lambda c: c.peak_bytes)[:REFINED]:
+    near = [c for c in candidates if c.mixed_s <= fastest.mixed_s * (1 + SLOWER)]
+    for candidate in sorted(near, key=lambda c: c.peak_bytes)[:REFINED]:
         yield leanest(problem, candidate.plan, candidate.rows, first.step_s * (1 + SLOWER), switches=switches)

@@ -147,8 +147,8 @@ def _summary(answer: Answer) -> Text:
     english = (
         f"Of {answer.layouts:,} layouts on {answer.world:,} devices, the best is {words}: "
         f"{best.step_s:.3f} s a step "
-        f"of {best.costs.tokens:,.0f} tokens, with {best.margin_bytes / GIB:.1f} GiB left on the fullest rank. The search "
-        f"took {answer.cpu_s:.1f} s of CPU time."
+        f"of {best.costs.tokens:,.0f} tokens, with {best.margin_bytes / GIB:.1f} GiB left on the fullest rank. "
+        f"The search took {answer.cpu_s:.1f} s of CPU time."
     )
     chinese = (
         f"在 {answer.world:,} 个设备的 {answer.layouts:,} 种布局中，最佳方案为 {words}："

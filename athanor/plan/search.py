@@ -26,7 +26,7 @@ from athanor.plan.recompute_choice import NONE, Choice, Rungs, columns
 #: Layouts that one call of the cost model takes: arrays that stay in cache.
 BLOCK = 1024
 #: Plans of every schedule that are kept for the timeline to decide among.
-KEEP = 10
+KEEP = 12
 #: Cores that are tried first, evenly over the better part of all, so that the search begins with a good plan.
 SAMPLE = 128
 #: Cores that are bounded together while nothing that fits is known.
