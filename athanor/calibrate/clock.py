@@ -18,6 +18,10 @@ import torch.distributed as dist
 Kind = Literal["wall", "cpu"]
 
 
+#: What is touched between collectives: more than caches hold.
+_OTHER_BYTES = 64 * 2**20
+
+
 @dataclass(slots=True)
 class Clock:
     """Measures calls on ``device``. ``budget_s``: how long one measurement may take; ``least``: calls at least.
@@ -49,13 +53,15 @@ class Clock:
     def seconds(self, call: Callable[[], Any], together: bool = False, inner: int = 1) -> float:
         """Median seconds of ``call`` (which does its work ``inner`` times), the largest of all ranks.
 
-        ``together``: the call waits for other ranks, so that all make it equally often.
+        ``together``: the call waits for other ranks. All begin it at once, equally often; and with caches full of other
+        things, as a step leaves them between one collective and the next.
         """
         return self.each([call], together, inner)[0]
 
     def each(self, calls: Sequence[Callable[[], Any]], together: bool = False, inner: int = 1) -> list[float]:
         """As ``seconds`` for calls that are made in turn, one after the other, as in a step: each finds the caches as
         the others left them."""
+        other = torch.zeros(_OTHER_BYTES // 4, device=self.device) if together else None
         now = time.perf_counter if together else self.now
         for call in calls:  # compiles, fills caches
             call()
@@ -65,6 +71,9 @@ class Clock:
         times = self.least
         while len(taken[0]) < times:
             for call, into in zip(calls, taken, strict=True):
+                if other is not None:
+                    other.add_(1)
+                    self._meet()
                 self.sync()
                 at = now()
                 call()

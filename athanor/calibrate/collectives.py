@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("all_gather", "reduce_scatter", "all_reduce", "all_to
 #: Bytes of the whole tensor.
 SIZES, QUICK_SIZES = (2**12, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26), (2**12, 2**18, 2**21, 2**23)
 #: Tokens of the streams that tensor-parallel collectives are measured on.
-TOKENS = (64, 256, 1024, 4096, 16384)
+TOKENS = (16, 256, 1024, 4096, 8192)
 #: What a step is made of most: these decide bandwidth and latency.
 FITTED: tuple[Kind, ...] = ("all_gather", "reduce_scatter", "all_reduce", "send")
 
@@ -85,7 +85,7 @@ def time_tensor_collectives(
     functional operators, and with the copies that bring pieces of rows into order."""
     points = []
     name, size = group.group_name, len(ranks)
-    for tokens in TOKENS[1::2] if quick else TOKENS:
+    for tokens in TOKENS[::2] if quick else TOKENS:
         whole = torch.ones(rows, max(tokens // rows // size, 1) * size, width, device=clock.device, dtype=dtype)
         part = whole[:, : whole.shape[1] // size].contiguous()
         calls: dict[CollectiveKind, Callable[[], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -274,20 +275,29 @@ class Calibrator:
         self.say("tensor-parallel collectives")
         rows = batch.rows if batch.micro_batch_tokens is None else max(1, batch.micro_batch_tokens // batch.seq_len)
         assert self._group is not None
-        local += collectives.time_tensor_collectives(
+        tensor = collectives.time_tensor_collectives(
             clock, self._group, self._members, rows, self.config.hidden_size, self.torch_dtype, self.options.quick
         )
-        if clock.ranks == len(self._members) and self.config.moe is None:
-            self.say("data-parallel collectives")
-            width = self.torch_dtype.itemsize
-            for timing in reference.time_data_parallel(clock, self.config, self.dtype):
-                for kind, each, seconds in (
-                    ("data_all_gather", width, timing.gather_s),
-                    ("data_reduce_scatter", 4, timing.scatter_s),
-                ):
-                    if seconds > 0:
-                        values = {"kind": kind, "ranks": clock.ranks, "seconds": seconds}
-                        local.append(CollectivePoint.model_validate({**values, "nbytes": timing.parameters * each}))
+        if clock.ranks > len(self._members) or self.config.moe is not None:
+            return (*local, *tensor)
+        call_s = reference.tensor_call_s(clock, self.config, self.dtype)
+        if call_s is not None:
+            least = min(point.nbytes for point in tensor)
+            latency_s = statistics.mean(point.seconds for point in tensor if point.nbytes == least)
+            around_s = max(call_s - latency_s, 0.0)
+            tensor = [point.model_copy(update={"seconds": point.seconds + around_s}) for point in tensor]
+            self.details["tensor_parallel"] = {"latency_s": latency_s, "around_s": around_s}
+        local += tensor
+        self.say("data-parallel collectives")
+        width = self.torch_dtype.itemsize
+        for timing in reference.time_data_parallel(clock, self.config, self.dtype):
+            for kind, each, seconds in (
+                ("data_all_gather", width, timing.gather_s),
+                ("data_reduce_scatter", 4, timing.scatter_s),
+            ):
+                if seconds > 0:
+                    values = {"kind": kind, "ranks": clock.ranks, "seconds": seconds}
+                    local.append(CollectivePoint.model_validate({**values, "nbytes": timing.parameters * each}))
         return tuple(local)
 
     def _line(self, groups: list[list[int]], launch_s: float, name: str) -> collectives.Line:

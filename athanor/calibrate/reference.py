@@ -15,9 +15,11 @@ import torch
 
 from athanor.calibrate.clock import Clock
 from athanor.data.types import Batch
+from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
+from athanor.parallel.checks import check_plan
 from athanor.parallel.engine import parallel_engine
 from athanor.parallel.plan import ParallelPlan
 from athanor.plan import shape
@@ -26,8 +28,9 @@ from athanor.train.engine import LocalEngine
 from athanor.train.objective import CausalLM
 
 SHALLOW, DEEP = 1, 3
-#: Of the micro-batch beside which data-parallel collectives are measured.
+#: Of the micro-batch beside which data-parallel collectives are measured; a rank's, for tensor-parallel ones.
 _FEW_TOKENS = 8
+FEW_TOKENS_A_RANK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +88,40 @@ def time_data_parallel(clock: Clock, config: ModelConfig, precision: str) -> lis
 
 
 def _data_timing(clock: Clock, config: ModelConfig, precision: str) -> DataTiming:
+    ahead, both = _added(clock, config, ParallelPlan(dp_shard=clock.ranks), precision, _FEW_TOKENS)
+    gather_s = max(ahead, 0.0)
+    return DataTiming(shape.parameters(config).dense_block, gather_s, max(both - 2 * gather_s, 0.0))
+
+
+def tensor_call_s(clock: Clock, config: ModelConfig, precision: str) -> float | None:
+    """What each of the eight tensor collectives of a block's step costs where there are next to no tokens: its latency,
+    and the engine's work around it (parameters as DTensors and back, functions of its own in the backward pass). Of all
+    ranks as one group; None where the model cannot be cut so."""
+    plan = ParallelPlan(tp=clock.ranks)
+    tokens = FEW_TOKENS_A_RANK * clock.ranks
+    try:
+        check_plan(plan, config, world_size=clock.ranks, seq_len=tokens)
+    except AthanorError:
+        return None
+    return max(_added(clock, config, plan, precision, tokens)[1], 0.0) / 8
+
+
+def _added(clock: Clock, config: ModelConfig, plan: ParallelPlan, precision: str, tokens: int) -> tuple[float, float]:
+    """Seconds that ``plan`` adds to a block's forward pass, and to forward and backward, on a row of ``tokens``."""
     recipe = TrainRecipe.model_validate({"precision": precision})
-    plan = ParallelPlan(dp_shard=clock.ranks)
-    batch, objective = _batch(config, 1, _FEW_TOKENS, _FEW_TOKENS), CausalLM()
+    batch, objective = _batch(config, 1, tokens, tokens), CausalLM()
     weight = float(objective.weight(batch))
     calls: list[Callable[[], object]] = []
-    for make in (parallel_engine(plan, clock.device), LocalEngine):
-        share = clock.ranks if make is not LocalEngine else 1  # of which a rank has one batch
+    for make, share in ((parallel_engine(plan, clock.device), plan.dp), (LocalEngine, 1)):
         for layers in (SHALLOW, DEEP):
             model = Decoder(config.model_copy(update={"num_hidden_layers": layers}))
             init_weights(model, 0)
             engine = make(model.to(clock.device).train(), recipe)
-            calls.append(partial(engine.evaluate, objective, [batch] * share))
+            calls.append(partial(engine.evaluate, objective, [batch] * share))  # a rank has one of them
             calls.append(partial(engine.forward_backward, objective, [batch], weight))
     times = clock.each(calls, together=True)
     ahead, both = (((times[2 + i] - times[i]) - (times[6 + i] - times[4 + i])) / (DEEP - SHALLOW) for i in (0, 1))
-    parameters = shape.parameters(config)
-    gather_s = max(ahead, 0.0)
-    return DataTiming(parameters.dense_block, gather_s, max(both - 2 * gather_s, 0.0))
+    return ahead, both
 
 
 def _batch(config: ModelConfig, rows: int, seq_len: int, doc_len: int) -> Batch:
