@@ -43,7 +43,7 @@ def calibrate(
     result is what `parallel: auto` and a run's predictions go by from then on.
     """
     if from_run is not None:
-        _correct(from_run, base, out)
+        correct(from_run, base, out)
         return
     if base is not None:
         raise AthanorError("--base without --from-run", where="athanor calibrate", fix="--from-run RUN --base CLUSTER")
@@ -73,7 +73,8 @@ def calibrate(
     leave()
 
 
-def _correct(run: Path, base: str | None, out: Path | None) -> None:
+def correct(run: Path, base: str | None, out: Path | None) -> None:
+    """Write ``base`` (the run's own cluster) as the run's step times correct it, and tell both for every stage."""
     from athanor.calibrate.files import write_cluster
     from athanor.calibrate.from_run import recalibrate
     from athanor.plan.cluster import load_cluster

@@ -30,10 +30,36 @@ class _RecipeFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_RecipeFirst,
-    help="Memory, time and MFU of a run, before a device is rented. `athanor plan RECIPE --cluster NAME` finds the "
-    "best plans.",
     no_args_is_help=True,
 )
+
+
+@app.callback(invoke_without_command=True)
+def _from_run(
+    ctx: typer.Context,
+    from_run: Annotated[
+        Path | None,
+        typer.Option("--from-run", metavar="RUN", help="Correct the run's cluster by its measured step times."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="CLUSTER", help="With --from-run: the cluster to correct.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --from-run: where the corrected cluster goes.")
+    ] = None,
+) -> None:
+    """Memory, time and MFU of a run, before a device is rented. `athanor plan RECIPE --cluster NAME` finds the best
+    plans; `--from-run RUN` corrects a cluster by what a run measured."""
+    if from_run is None:
+        if base is not None or out is not None or ctx.invoked_subcommand is None:
+            raise AthanorError("no recipe and no command", where="athanor plan", fix="athanor plan --help")
+        return
+    if ctx.invoked_subcommand is not None:
+        raise AthanorError("--from-run stands alone", where="athanor plan", fix="athanor plan --from-run RUN")
+    from athanor.commands.calibrate import correct
+
+    correct(from_run, base, out)
+
 
 SubjectArg = Annotated[
     str,

@@ -7,7 +7,7 @@ import torch
 
 from athanor.calibrate.clock import Clock
 from athanor.calibrate.collectives import KINDS, QUICK_SIZES, CollectiveTiming, contention, fit_line, time_collectives
-from athanor.plan.cluster import Cluster, load_cluster
+from athanor.plan.cluster import Cluster, CollectivePoint, load_cluster
 from athanor.plan.collectives import Links
 from tests.parallel.ranks import run_ranks
 
@@ -50,3 +50,18 @@ def test_both_ranks_of_a_group_have_the_same_figures():
     assert all(t.seconds > 0 for t in first) and 0 <= beside < 1
     slowest = {n: max(t.seconds for t in first if t.nbytes == n) for n in QUICK_SIZES}
     assert slowest[max(QUICK_SIZES)] > slowest[min(QUICK_SIZES)]
+
+
+def test_measured_points_go_before_the_formulas_for_groups_of_their_size():
+    machine = _machine(4)
+    points = [("all_gather", 1e6, 1e-3), ("all_gather", 3e6, 2e-3), ("data_all_gather", 1e6, 7e-3)]
+    values = [CollectivePoint(kind=kind, ranks=2, nbytes=n, seconds=s) for kind, n, s in points]  # type: ignore[arg-type]
+    node = machine.node.model_copy(update={"points": tuple(values)})
+    links, plain = Links(machine.model_copy(update={"node": node})), Links(machine)
+    two, four = links.group(2, 1), links.group(4, 1)
+    sizes = [5e5, 1e6, 2e6, 3e6, 5e6]  # below: the first point; between and above: straight lines
+    assert links.all_gather_s(sizes, two) == pytest.approx([1e-3, 1e-3, 1.5e-3, 2e-3, 3e-3])
+    assert links.all_gather_s(2e6, two, "data") == pytest.approx(14e-3)  # through nothing, where there is one point
+    assert links.all_gather_s(2e6, two, "tensor") == pytest.approx(1.5e-3)  # none of its own: the raw ones
+    assert links.all_gather_s(2e6, four) == plain.all_gather_s(2e6, four)
+    assert links.reduce_scatter_s(2e6, two) == plain.reduce_scatter_s(2e6, two) == plain.all_gather_s(2e6, two)

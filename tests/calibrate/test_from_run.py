@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from athanor.calibrate.from_run import recalibrate, scaled
 from athanor.calibrate.measure import GENERAL
+from athanor.cli import app
 from athanor.errors import AthanorError
 from athanor.parallel.plan import ParallelPlan
 from athanor.plan.cluster import load_cluster
@@ -65,3 +67,17 @@ def test_a_run_without_predictions_is_refused(tmp_path: Path):
         recalibrate(run)
     with pytest.raises(AthanorError, match="no such run directory"):
         recalibrate(tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", ["plan", "calibrate"])
+def test_both_commands_write_the_corrected_cluster(tmp_path: Path, command: str):
+    run, out = write_run(tmp_path / "run", {"a": (1.0, 2.0)}), tmp_path / "corrected.yaml"
+    done = CliRunner().invoke(app, [command, "--from-run", str(run), "--out", str(out)])
+    assert done.exit_code == 0 and "-50.0%" in done.output, done.output
+    assert load_cluster(out).device.launch_s == pytest.approx(2 * load_cluster("laptop").device.launch_s)
+
+
+@pytest.mark.parametrize("words", [["--out", "x"], ["--from-run", "run", "recipe.yaml"], ["--base", "laptop"]])
+def test_from_run_stands_alone(words: list[str]):
+    done = CliRunner().invoke(app, ["plan", *words])
+    assert done.exit_code == 2 and "athanor plan" in done.output
