@@ -143,6 +143,7 @@ def best(
     """Find the best plans. The word `best` may be left out."""
     from athanor.plan.best import find
     from athanor.plan.enumerate import Axes
+    from athanor.plan.of_stage import asked_shapes
     from athanor.plan.text import answer_text, cost_text, demanded_text
     from athanor.plan.trace import write_trace
     from athanor.plan.whatif import demanded, run_cost
@@ -153,6 +154,12 @@ def best(
     cost = run_cost(answer.best[0], subject.tokens) if subject.tokens else None
     value: dict[str, Any] = {"recipe": subject.name, "stage": subject.stage, **answer.summary()}
     lines = [f"{subject.name}, stage {subject.stage}", answer_text(answer)]
+    first = answer.best[0]
+    shapes = asked_shapes(answer.problem, first.plan, first.rows, first.micro_batches)
+    missed = shapes.lines(len(shapes.shapes))
+    value["products"] = {"measured": shapes.hits, "interpolated": shapes.total, "shapes": missed}
+    lines += ["", f"products: {shapes.hits} of measured shapes, {shapes.total} interpolated by size"]
+    lines += [f"  {line}" for line in missed[:8]] + (["  …"] if len(missed) > 8 else [])
     if own is not None:
         value["demanded"] = own.summary()
         lines += ["", demanded_text(own)]

@@ -103,3 +103,10 @@ def stage_costs(
 ) -> Costs:
     """Costs of one step of the stage under each of ``plans``."""
     return evaluate(stage_problem(config, batch, cluster), stage_layouts(config, batch, plans), misses)
+
+
+def asked_shapes(problem: Problem, plan: ParallelPlan, rows: int, micro_batches: int) -> Misses:
+    """Products that a plan's costs ask for: how many have a measured point, and those that are interpolated."""
+    misses = Misses()
+    evaluate(problem, Layouts.of([plan], problem.config.num_hidden_layers, rows, micro_batches), misses)
+    return misses

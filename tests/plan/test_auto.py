@@ -11,8 +11,8 @@ from athanor.model.config import ModelConfig
 from athanor.parallel.checks import check_plan
 from athanor.parallel.plan import ParallelPlan
 from athanor.plan.auto import SAME, best_plan, cached_path, default_cluster, known_cluster, layouts, sized
-from athanor.plan.cluster import Cluster, load_cluster
-from athanor.plan.of_stage import StageBatch, stage_costs
+from athanor.plan.cluster import Cluster, MatmulPoint, load_cluster
+from athanor.plan.of_stage import StageBatch, asked_shapes, stage_costs, stage_problem
 
 CONFIG = ModelConfig(
     vocab_size=4096,
@@ -110,3 +110,18 @@ def test_plans_are_different_and_of_the_world():
     plans = list(layouts(CONFIG, 8, 4))
     assert len(set(plans)) == len(plans) and {plan.world_size for plan in plans} == {8}
     assert ParallelPlan(dp_shard=8) in plans and ParallelPlan(dp_shard=4, dp_replicate=2) in plans
+
+
+def test_shapes_without_a_measured_point_are_counted_and_listed():
+    machine = _machine()
+    before = asked_shapes(stage_problem(CONFIG, BATCH, machine), ParallelPlan(), 1, 32)
+    assert before.hits == 0 and before.total > 0
+    m, n, k, dtype = next(iter(before.shapes))
+    times = before.shapes[m, n, k, dtype]
+    assert f"{m} × {n} × {k} {dtype}: {times}" in before.lines(len(before.shapes))
+    point = MatmulPoint(m=m, n=n, k=k, dtype="bf16", efficiency=0.5)
+    matmul = machine.device.matmul.model_copy(update={"points": (point,)})
+    device = machine.device.model_copy(update={"matmul": matmul})
+    measured = machine.model_copy(update={"device": device})
+    after = asked_shapes(stage_problem(CONFIG, BATCH, measured), ParallelPlan(), 1, 32)
+    assert (after.hits, after.total) == (times, before.total - times)
