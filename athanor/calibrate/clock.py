@@ -34,7 +34,13 @@ class Clock:
     budget_s: float = 0.5
     least: int = 5
     kind: Kind = "wall"
-    measured: int = field(default=0, init=False)
+    #: of every measurement: distance of the quartiles over the median
+    spreads: list[float] = field(default_factory=list)
+
+    @property
+    def spread(self) -> float:
+        """Median over all measurements of how far their quartiles lie apart; a quiet machine has a few per cent."""
+        return statistics.median(self.spreads) if self.spreads else 0.0
 
     @property
     def ranks(self) -> int:
@@ -82,8 +88,14 @@ class Clock:
             if len(taken[0]) == 1:
                 once = max(time.perf_counter() - begun, 1e-9)
                 times = self.most(min(200, max(self.least, int(self.budget_s / once))))
-        self.measured += len(calls)
+        for into in taken:
+            low, middle, high = statistics.quantiles(into, n=4)
+            self.spreads.append((high - low) / middle)
         return self._slowest([statistics.median(into) for into in taken])
+
+    def most_spread(self) -> float:
+        """``spread`` of the rank that was disturbed most."""
+        return self._slowest([self.spread])[0]
 
     def most(self, count: int) -> int:
         """The largest count of any rank."""

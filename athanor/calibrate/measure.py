@@ -50,6 +50,8 @@ GENERAL = ModelConfig(
 #: Bytes of the arrays that are copied: as large as activations of a small step, and beyond every cache.
 COPIES = (8 * 2**20, 256 * 2**20)
 _OPTIMIZED = 8_000_000
+#: Spread of the timings from which on the figures are not to be relied on.
+BUSY = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Calibrator:
 
     def run(self) -> Calibration:
         """Everything. Collective where there are several ranks."""
-        reserved = reserved_bytes(self.device)
+        reserved = float(self.clock.most(int(reserved_bytes(self.device))))
         with settled(self.device):
             cluster = self._bare(reserved)
             cluster = self._exact(cluster)
@@ -104,7 +106,10 @@ class Calibrator:
 
     def _notes(self) -> str:
         """How the figures came about, in the file itself."""
-        threads = torch.get_num_threads()
+        threads, spread = torch.get_num_threads(), self.clock.most_spread()
+        if spread > BUSY:
+            self.notes.append(f"timings spread by {spread:.0%}: the machine was busy, measure again on a quiet one")
+            self.say(self.notes[-1])
         how = [
             f"measured by athanor calibrate over {self.clock.ranks} process{'es' * (self.clock.ranks > 1)} of "
             f"{threads} thread{'s' * (threads != 1)}, torch {torch.__version__}, {self.dtype}",
@@ -214,6 +219,7 @@ class Calibrator:
             timings[compiled] = reference.time_block(
                 clock, self.config, batch.rows, batch.seq_len, batch.seq_len, self.dtype, compiled
             )
+        self.clock.spreads += clock.spreads
         fused, plain = timings.get(True), timings.get(False)
         known = shares.memory_shares(cluster, self.config, batch, fused or plain or _never(), plain if fused else None)
         self.say("optimizer")
