@@ -151,12 +151,14 @@ class Step(ABC):
     ``fields``  measures that ``annotate`` returns: name → arrow type.
     ``resolved``  columns that ``resolve`` adds, likewise; a step that names any must override ``resolve``.
     ``edits``  whether ``apply`` may return texts (or columns that later steps read).
+    ``exports``  measures that the finished document carries in its ``meta`` (``quality``, ``difficulty``, ``weight``).
     """
 
     name: ClassVar[str]
     fields: ClassVar[dict[str, pa.DataType]] = {}
     resolved: ClassVar[dict[str, pa.DataType]] = {}
     edits: ClassVar[bool] = False
+    exports: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -178,7 +180,7 @@ class Step(ABC):
         raise NotImplementedError(f"{self.name} compares no documents")
 
     def apply(self, docs: Docs, columns: Columns) -> Verdict:
-        """The verdict, from the measures (``fields`` and ``resolved``, as pyarrow arrays) and, if need be, the texts."""
+        """The verdict, from the measures (``fields`` and ``resolved``, as pyarrow arrays) and if need be the texts."""
         return Verdict([None] * len(docs))
 
     def report(self, survey: Survey) -> Mapping[str, Any]:
