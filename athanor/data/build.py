@@ -81,16 +81,22 @@ def is_held_out(document_id: str, holdout: float) -> bool:
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") < holdout * 2**64
 
 
-def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet) -> CorpusDir:
+def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet, replace: bool = False) -> CorpusDir:
     """Read every source of ``recipe.data``, drop exact duplicates, split, write; report where each document went.
 
+    With ``data.steps`` the curation pipeline does it (``athanor.data.pipeline``), and ``replace`` lets it write over a
+    corpus that it built with other steps: what was read and measured is used again.
     ``AthanorError`` when nothing of a source remains (with what was read and why it was dropped), or when ``out`` was
     built from another recipe or from files that have changed since.
     """
     out = Path(out)
     if not recipe.data.sources:
         raise AthanorError("empty corpus: the recipe names no source", where="data.sources", fix="add one: kind, paths")
-    origin = digest([recipe.seed, recipe.data.model_dump(), _inputs(recipe)])
+    # How the work is spread decides nothing.
+    sources = recipe.data.model_dump(exclude={"steps", "part_bytes", "workers", "engine"})
+    if recipe.data.steps:
+        return _build_curated(recipe, out, digest([recipe.seed, _curation(recipe), _inputs(recipe)]), say, replace)
+    origin = digest([recipe.seed, sources, _inputs(recipe)])
     if _begin(out, "corpus", origin):
         say(f"corpus: done already ({out})")
         return CorpusDir.open(out)
@@ -101,6 +107,37 @@ def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet) -> CorpusDi
         report["sources"][name] = asdict(count)
         say(f"corpus: {name}: {count.summary()}")
     write_json(out / "report.json", report)
+    _finish(out, "corpus", origin)
+    return CorpusDir.open(out)
+
+
+def _curation(recipe: Recipe) -> dict[str, Any]:
+    """What decides the result of a build with steps: all of ``data`` but how the work is spread."""
+    return recipe.data.model_dump(mode="json", exclude={"workers", "engine"})
+
+
+def _build_curated(recipe: Recipe, out: Path, origin: str, say: Say, replace: bool) -> CorpusDir:
+    from athanor.data.pipeline.build import build
+
+    if _begin(out, "corpus", origin, keep=True, replace=replace):
+        say(f"corpus: done already ({out})")
+        return CorpusDir.open(out)
+    report = build(recipe, out, say)
+    for name, source in report["sources"].items():
+        kept = source["out"]["train"], source["out"]["valid"]
+        n, n_bytes = (sum(split[key] for split in kept) for key in ("documents", "bytes"))
+        say(
+            f"corpus: {name}: {source['documents_in']:,} documents in, {n:,} out; "
+            f"{source['bytes_in'] / 1e6:.2f} MB in, {n_bytes / 1e6:.2f} MB out"
+        )
+    say(f"corpus: report in {out / 'report.html'}")
+    if report["failures"]:
+        name, why = next(iter(report["failures"].items()))
+        raise AthanorError(
+            f"{len(report['failures'])} jobs failed; the corpus holds what the others gave. The first: {name}: {why}",
+            where=str(out),
+            fix="mend the cause and run again: only what is missing is done",
+        )
     _finish(out, "corpus", origin)
     return CorpusDir.open(out)
 
@@ -307,19 +344,23 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
         yield batch
 
 
-def _begin(out: Path, kind: str, origin: str) -> bool:
-    """Whether ``out`` is done. Marks a new directory as begun; refuses one of another origin, or not ours."""
+def _begin(out: Path, kind: str, origin: str, keep: bool = False, replace: bool = False) -> bool:
+    """Whether ``out`` is done. Marks a new directory as begun; refuses one of another origin, or not ours.
+
+    ``keep``: what an unfinished build left is of use to this one. ``replace``: a finished one may be built over.
+    """
     state = read_json(out / STAGE) if (out / STAGE).is_file() else None
     if isinstance(state, dict) and state.get("kind") == kind:
         if state.get("origin") == origin:
             return bool(state.get("done"))
-        if state.get("done"):
+        if state.get("done") and not replace:
             raise AthanorError(
                 f"this {kind} was made from another recipe, or its files have changed since",
                 where=str(out),
-                fix="another directory, or delete this one",
+                fix="another directory, or delete this one" + (", or --replace" if keep else ""),
             )
-        remove_tree(out)  # begun from another recipe and never finished: nothing to keep
+        if not keep:
+            remove_tree(out)  # begun from another recipe and never finished: nothing to keep
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AthanorError(f"not an empty directory, and not one of a {kind}", where=str(out), fix="another directory")
     write_json(out / STAGE, {"kind": kind, "origin": origin, "done": False})

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from athanor.model.config import ModelConfig, Strict
 from athanor.parallel.plan import ParallelPlan
+from athanor.recipe.steps import StepOptions
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -27,10 +28,15 @@ class SourceRecipe(Strict):
 
 
 class DataRecipe(Strict):
-    """Where documents come from."""
+    """Where documents come from, and what is done to them. ``steps`` runs the curation pipeline, in the order given;
+    without steps the sources are only read, freed of exact duplicates and split."""
 
     sources: dict[str, SourceRecipe] = Field(default_factory=dict)
     max_document_bytes: int = Field(default=64_000_000, gt=0)
+    steps: list[StepOptions] = Field(default_factory=list, description="curation, in this order")
+    part_bytes: int = Field(default=16_000_000, gt=0, description="text that one worker holds at a time")
+    workers: int = Field(default=0, ge=0, description="processes of the pipeline; 0: one a core. Never changes results")
+    engine: Literal["local", "datatrove"] = Field(default="local", description="who runs the pipeline's jobs")
 
 
 class TokenizerRecipe(Strict):

@@ -1,0 +1,152 @@
+"""Who does the jobs: processes of this machine, or datatrove's executors.
+
+Both call ``jobs.perform`` on the same jobs, and a job's result is a file whose name and content depend on the input
+alone. So the engine, the number of workers and the order in which they end decide nothing but the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED as FIRST
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from athanor.data.pipeline.jobs import Context, Job, open_jobs, perform
+from athanor.errors import AthanorError
+
+#: Told after each job: how many of how many are done.
+Tick = Callable[[int, int], None]
+#: Jobs that could not be done: name → why.
+Failures = dict[str, str]
+_ATTEMPTS = 2
+
+
+def run_jobs(context: Context, jobs: Sequence[Job], *, engine: str, workers: int, tick: Tick) -> Failures:
+    """Do all jobs that are not done. One that fails, or kills its worker twice, is named; the others go on.
+
+    ``AthanorError`` for what would fail every job: a full disk, an impossible option.
+    """
+    todo = open_jobs(context, jobs)
+    tick(len(jobs) - len(todo), len(jobs))
+    if not todo:
+        return {}
+    workers = min(workers or os.cpu_count() or 1, len(todo))
+    if engine == "datatrove":
+        return _datatrove(context, todo, workers, tick, len(jobs))
+    if workers == 1:
+        return _here(context, todo, tick, len(jobs))
+    return _pool(context, todo, workers, tick, len(jobs))
+
+
+def _here(context: Context, todo: Sequence[Job], tick: Tick, total: int) -> Failures:
+    failures: Failures = {}
+    for number, job in enumerate(todo, 1):
+        try:
+            perform(context, job)
+        except Exception as error:
+            failures[job.name()] = _explain(error, job)
+        tick(total - len(todo) + number, total)
+    return failures
+
+
+def _explain(error: BaseException, job: Job) -> str:
+    """Why a job failed, in a line; what no job could survive is raised instead."""
+    if isinstance(error, AthanorError):
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise AthanorError(
+            f"the disk is full while {job.name()}",
+            where=str(error.filename or ""),
+            fix="free some space and run again: what is done stays done",
+        ) from None
+    return f"{type(error).__name__}: {error}"
+
+
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    # A fork server starts clean processes quickly and without the threads of this one, which plain fork would copy
+    # half-dead.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["athanor.data.pipeline.jobs"])
+    return ProcessPoolExecutor(workers, mp_context=context)
+
+
+def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total: int) -> Failures:
+    """Jobs on a pool. When a worker is killed, nobody knows by which job: those under way are tried again alone."""
+    failures: Failures = {}
+    waiting, suspects = list(todo), list[Job]()
+    done = total - len(todo)
+    while waiting:
+        running: dict[Future[None], Job] = {}
+        broken = False
+        with _new_pool(workers) as pool:
+            while (waiting or running) and not broken:
+                while waiting and len(running) < 2 * workers:
+                    job = waiting.pop(0)
+                    running[pool.submit(perform, context, job)] = job
+                for future in wait(running, return_when=FIRST).done:
+                    job = running.pop(future)
+                    try:
+                        future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        suspects.append(job)
+                        continue
+                    except Exception as error:
+                        pool.shutdown(cancel_futures=isinstance(error, AthanorError), wait=False)
+                        failures[job.name()] = _explain(error, job)
+                    done += 1
+                    tick(done, total)
+            suspects += running.values()
+    for job in open_jobs(context, suspects):
+        why = _alone(context, job)
+        if why is not None:
+            failures[job.name()] = why
+        done += 1
+        tick(done, total)
+    return failures
+
+
+def _alone(context: Context, job: Job) -> str | None:
+    """One job in a process of its own, twice if need be; None when it is done."""
+    for _ in range(_ATTEMPTS):
+        with _new_pool(1) as pool:
+            try:
+                pool.submit(perform, context, job).result()
+                return None
+            except BrokenProcessPool:
+                continue
+            except Exception as error:
+                return _explain(error, job)
+    return f"its worker was killed {_ATTEMPTS} times (out of memory?)"
+
+
+def _datatrove(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total: int) -> Failures:
+    """Jobs as tasks of datatrove's executor: one a task, so that its completion marks and ours mean the same."""
+    try:
+        from datatrove.executor.local import LocalPipelineExecutor
+    except ImportError:
+        raise AthanorError(
+            "datatrove is not installed", where="data.engine", fix="pip install 'athanor[datatrove]'"
+        ) from None
+    from athanor.data.pipeline.trove import Errand, quiet
+
+    quiet()
+    logs = Path(context.root) / "datatrove"
+    executor = LocalPipelineExecutor(
+        [Errand(context, list(todo))],
+        tasks=len(todo),
+        workers=workers,
+        logging_dir=str(logs),
+        skip_completed=False,
+    )
+    executor.run()
+    failures: Failures = {}
+    for job in open_jobs(context, todo):
+        note = logs / "failed" / f"{todo.index(job):05d}.txt"
+        failures[job.name()] = note.read_text(encoding="utf-8") if note.is_file() else "its task did not end"
+    tick(total - len(failures), total)
+    return failures

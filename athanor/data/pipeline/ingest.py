@@ -1,0 +1,224 @@
+"""Reading, once: the files of every source → parts of documents as they are.
+
+A unit is read by one worker. Its name is a digest of what it reads (files with sizes and times, options of the
+source), so an unchanged unit is never read again and a changed file makes a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from athanor.data.pipeline.layout import SHORT, Layout, Part, write_table
+from athanor.data.readers import InputFile, expand, read_file
+from athanor.data.steps.base import SCHEMA
+from athanor.data.types import Document, Dropped
+from athanor.errors import AthanorError
+from athanor.files import digest, read_json, write_json
+from athanor.recipe.schema import DataRecipe, Recipe, SourceRecipe
+
+#: Examples of what could not be read that a unit keeps.
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files of one source that one worker reads (none: the source is generated)."""
+
+    source: str
+    files: tuple[InputFile, ...]
+    name: str
+    n_bytes: int
+
+
+@dataclass
+class UnitReport:
+    """What reading a unit gave. Bytes are UTF-8 bytes of text; ``dropped`` counts by the reason's first words."""
+
+    parts: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    documents: int = 0
+    n_bytes: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: list[dict[str, str]] = field(default_factory=list)
+    formats: dict[str, int] = field(default_factory=dict)
+    cpu_s: float = 0.0
+
+    def drop(self, item: Dropped) -> None:
+        """Count what gave no document."""
+        phrase = item.reason.split(":")[0]
+        self.dropped[phrase] = self.dropped.get(phrase, 0) + 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({"id": item.id, "reason": item.reason})
+
+
+def find_units(recipe: Recipe) -> tuple[list[Unit], dict[str, list[Dropped]]]:
+    """The units of every source in a fixed order, and by source what its folders hold that is not read."""
+    if not recipe.data.sources:
+        raise AthanorError("empty corpus: the recipe names no source", where="data.sources", fix="add one: kind, paths")
+    units: list[Unit] = []
+    ignored: dict[str, list[Dropped]] = {}
+    for name, source in recipe.data.sources.items():
+        if source.kind != "files":
+            units.append(Unit(name, (), digest(_identity(recipe, source, []))[:SHORT], 0))
+            continue
+        if not source.paths:
+            where = f"data.sources.{name}.paths"
+            raise AthanorError("the source has no paths", where=where, fix="files, folders, globs")
+        files, ignored[name] = expand(source.paths)
+        sized = [(file, *_size_and_time(file)) for file in files]
+        groups = _grouped(sized, recipe.data.part_bytes)
+        for group in groups:
+            stats = [[file.name, size, changed] for file, size, changed in group]
+            key = digest(_identity(recipe, source, stats))[:SHORT]
+            units.append(Unit(name, tuple(file for file, _, _ in group), key, sum(size for _, size, _ in group)))
+    return units, ignored
+
+
+def _identity(recipe: Recipe, source: SourceRecipe, stats: list[Any]) -> list[Any]:
+    """All that decides what a unit reads."""
+    limits = [recipe.data.max_document_bytes, recipe.data.part_bytes]
+    seed = None if source.kind == "files" else recipe.seed
+    options = source.model_dump(exclude={"paths", "holdout"})
+    return [options, limits, seed, stats]
+
+
+def _size_and_time(file: InputFile) -> tuple[int, float]:
+    """Bytes and time of change of a local file; of a remote one what its store tells."""
+    path = Path(file.path)
+    if path.exists():
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    import fsspec
+
+    store, inside = fsspec.core.url_to_fs(str(file.path))
+    info = store.info(inside)
+    changed = info.get("mtime") or info.get("LastModified") or info.get("ETag") or 0
+    return int(info.get("size") or 0), changed if isinstance(changed, int | float) else str(changed)  # type: ignore[return-value]
+
+
+_Sized = tuple[InputFile, int, float]
+
+
+def _grouped(files: Sequence[_Sized], part_bytes: int) -> Iterator[list[_Sized]]:
+    """Small files together up to ``part_bytes``, in order: a cut depends on the files before it in its folder only."""
+
+    def folder(item: _Sized) -> str:
+        return str(Path(item[0].name).parent)
+
+    for _, inside in groupby(files, folder):
+        group: list[_Sized] = []
+        total = 0
+        for item in inside:
+            if group and total + item[1] > part_bytes:
+                yield group
+                group, total = [], 0
+            group.append(item)
+            total += item[1]
+        if group:
+            yield group
+
+
+def is_read(layout: Layout, unit: Unit) -> bool:
+    """Whether a unit has been read whole."""
+    return layout.unit(unit.source, unit.name).is_file()
+
+
+def unit_report(layout: Layout, unit: Unit) -> UnitReport:
+    """What reading a finished unit gave."""
+    return UnitReport(**read_json(layout.unit(unit.source, unit.name)))
+
+
+def read_unit(layout: Layout, recipe: Recipe, unit: Unit) -> UnitReport:
+    """Read one unit into parts; the report is written last."""
+    started = time.process_time()
+    report = UnitReport()
+    writer = _PartWriter(layout, unit, recipe.data.part_bytes, report)
+    for item in _items(recipe, unit):
+        if isinstance(item, Dropped):
+            report.drop(item)
+        else:
+            writer.add(item)
+    writer.flush()
+    report.cpu_s = time.process_time() - started
+    write_json(layout.unit(unit.source, unit.name), vars(report))
+    return report
+
+
+def _items(recipe: Recipe, unit: Unit) -> Iterator[Document | Dropped]:
+    source, data = recipe.data.sources[unit.source], recipe.data
+    if source.kind != "files":
+        from athanor.data.build import read_source
+
+        yield from read_source(recipe, unit.source)
+        return
+    for file in unit.files:
+        yield from _file_items(file, source, data)
+
+
+def _file_items(file: InputFile, source: SourceRecipe, data: DataRecipe) -> Iterator[Document | Dropped]:
+    """Documents of one file. One that cannot be read to its end costs that file's rest and nothing else."""
+    try:
+        yield from read_file(
+            file,
+            text_key=source.text_key,
+            domain=source.domain,
+            language=source.language,
+            max_document_bytes=data.max_document_bytes,
+            tolerant=True,
+        )
+    except (AthanorError, OSError, ValueError) as error:
+        what = error.what if isinstance(error, AthanorError) else f"{type(error).__name__}: {error}"
+        yield Dropped(file.name, f"damaged: {what}")
+
+
+class _PartWriter:
+    """Collects documents into parts of about ``part_bytes``."""
+
+    def __init__(self, layout: Layout, unit: Unit, part_bytes: int, report: UnitReport) -> None:
+        self._layout, self._unit, self._limit, self._report = layout, unit, part_bytes, report
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._size = 0
+
+    def add(self, document: Document) -> None:
+        try:
+            n_bytes = len(document.text.encode())
+        except UnicodeEncodeError:
+            self._report.drop(Dropped(document.id, "not UTF-8: a lone surrogate in the text"))
+            return
+        if self._size and self._size + n_bytes > self._limit:
+            self.flush()
+        url = document.meta.get("url")
+        kind = str(document.meta.get("format", "rows"))
+        values = {
+            "id": document.id,
+            "text": document.text,
+            "domain": document.domain,
+            "language": document.language,
+            "source": self._unit.source,
+            "url": url if isinstance(url, str) else None,
+            "meta": json.dumps(document.meta, ensure_ascii=True, sort_keys=True, default=str),
+        }
+        for name, value in values.items():
+            self._columns[name].append(value)
+        self._size += n_bytes
+        self._report.documents += 1
+        self._report.n_bytes += n_bytes
+        self._report.formats[kind] = self._report.formats.get(kind, 0) + 1
+
+    def flush(self) -> None:
+        if not self._columns["id"]:
+            return
+        part = Part(self._unit.source, f"{self._unit.name}-{len(self._report.parts):05d}")
+        write_table(self._layout.documents(part), pa.table(self._columns, schema=SCHEMA))
+        self._report.parts.append(part.name)
+        self._report.rows.append(len(self._columns["id"]))
+        self._columns = {name: [] for name in SCHEMA.names}
+        self._size = 0
