@@ -7,15 +7,12 @@ is None and PyTorch's own kernels serve.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from athanor import native
 
 SOURCE = Path(__file__).with_name("cpu_attention.cpp")
 #: -ffast-math itself would make the whole process flush denormal numbers: libraries linked with it do that when loaded
@@ -86,45 +83,9 @@ def kernel_for(q_NHD: torch.Tensor) -> AttentionKernel | None:
 @cache
 def attention_kernel() -> AttentionKernel | None:
     """The kernel of this machine, built if the cache does not have it."""
-    compiler = _compiler()
-    if os.environ.get("ATHANOR_NATIVE") == "0" or compiler is None or not _may_run():
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return None
-    try:
-        library = ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return AttentionKernel(library) if library.athanor_attention_available() else None
-
-
-def _compiler() -> str | None:
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++"))), None)
-
-
-def _may_run() -> bool:
-    return "AVX512" in torch.backends.cpu.get_cpu_capability()
-
-
-def _built(compiler: str) -> Path:
-    """The shared library: one file for a source, a PyTorch and a processor (the compiler's "native")."""
-    key = "\n".join([SOURCE.read_text(), torch.__version__, compiler, *FLAGS, _processor()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
-    library = folder / f"attention-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # several processes may build at once: each under a name of its own, the last one stays
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            torch_lib = Path(torch.__file__).parent / "lib"
-            link = [f"-L{torch_lib}", f"-Wl,-rpath,{torch_lib}", "-ltorch_cpu", "-lc10"]
-            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made), *link], check=True, capture_output=True)
-            os.replace(made, library)
-    return library
-
-
-def _processor() -> str:
-    """The model and features that the operating system tells, for a cache on a disk that several machines share."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return "\n".join(line for line in lines[:40] if line.startswith(("model name", "flags")))
+    torch_lib = Path(torch.__file__).parent / "lib"
+    link = [f"-L{torch_lib}", f"-Wl,-rpath,{torch_lib}", "-ltorch_cpu", "-lc10"]
+    library = native.load("attention", [SOURCE], FLAGS, link, version=torch.__version__)
+    return AttentionKernel(library) if library is not None and library.athanor_attention_available() else None

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 
 from athanor.errors import AthanorError
 from athanor.files import write_atomic, write_json
 from athanor.tokenizer.chat import CHAT_TEMPLATE, END, EOS, PAD, ROLES, Message, check_messages
+from athanor.tokenizer.fast import BYTE_CHARACTERS, BYTE_OF, FastEncoder
+
+#: Below this many characters in all, `tokenizers` answers: the fast encoder takes a moment to set up.
+_SMALL = 20_000
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 class Tokenizer:
@@ -22,6 +31,9 @@ class Tokenizer:
     A directory saved here opens in ``transformers.AutoTokenizer`` with the same ids. One difference is transformers'
     default, not the vocabulary's: it parses special tokens inside a text unless ``split_special_tokens=True`` is given,
     so a person who types ``<|end|>`` could end a turn there; here they cannot.
+
+    Vocabularies trained here are encoded by a C++ kernel with the ids of ``tokenizers`` (``athanor.tokenizer.fast``).
+    Pickles whole, and may be used after a fork.
     """
 
     def __init__(self, backend: Backend, eos: str, pad: str) -> None:
@@ -30,6 +42,10 @@ class Tokenizer:
         self.backend = backend
         self._eos, self._pad = eos, pad
         self.eos_id, self.pad_id = self.special(eos), self.special(pad)
+        self._seen = 0
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (self.backend.to_str(), self._eos, self._pad)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -107,17 +123,79 @@ class Tokenizer:
                 fix=f"model.vocab_size={self.vocab_size}, or the tokenizer the model was trained with",
             )
 
+    @cached_property
+    def fast(self) -> FastEncoder | None:
+        """The C++ encoder of this vocabulary; None for an imported one of another kind, or without a compiler."""
+        return FastEncoder.of(self.backend)
+
+    def _fast_for(self, n_chars: int) -> FastEncoder | None:
+        self._seen += n_chars
+        return self.fast if self._seen >= _SMALL else None
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; no token is added, and special tokens in it are spelled as plain text."""
+        fast = self._fast_for(len(text))
+        if fast is not None:
+            return list(fast.encode([text.encode()])[0].tolist())
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """``encode`` of many texts, on all cores."""
-        return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode_to_array(self, text: str) -> npt.NDArray[np.int32]:
+        """``encode`` as an int32 array: no Python number for each token."""
+        return self.encode_batch_to_arrays([text], threads=1)[0]
+
+    def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
+        """``encode`` of many texts, on ``threads`` threads (default: the cores this process may use)."""
+        return [ids.tolist() for ids in self.encode_batch_to_arrays(texts, threads)]
+
+    def encode_batch_to_arrays(self, texts: Sequence[str], threads: int | None = None) -> list[npt.NDArray[np.int32]]:
+        """``encode_batch`` as int32 arrays."""
+        fast = self._fast_for(sum(map(len, texts)))
+        if fast is None:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return fast.encode_many([text.encode() for text in texts], threads or usable_cores())
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Ids of any bytes: what is UTF-8 as ``encode``, every other byte as its own token; see ``decode_bytes``."""
+        ids: list[int] = []
+        start, text = 0, data.decode("utf-8", "surrogateescape")
+        for match in _NOT_UTF8.finditer(text):
+            ids += self.encode(text[start : match.start()])
+            byte = self.backend.token_to_id(BYTE_CHARACTERS[ord(match.group()) - 0xDC00])
+            if byte is None:
+                raise AthanorError("the vocabulary has no token for each byte", fix="a byte-level vocabulary")
+            ids.append(byte)
+            start = match.end()
+        return ids + self.encode(text[start:])
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids. Bytes that are not UTF-8 (a cut character) become U+FFFD."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Bytes of ids, exactly (special tokens as their names): undoes ``encode_bytes``."""
+        return b"".join(self.token_bytes[i] for i in ids)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the special tokens."""
+        return frozenset(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether tokens are spelled in GPT-2's characters for bytes."""
+        state = json.loads(self.backend.to_str())
+        return "ByteLevel" in json.dumps([state.get("decoder"), state.get("pre_tokenizer")])
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token, by id; of a vocabulary that is not byte-level, the UTF-8 of its spelling."""
+        added = self.backend.get_added_tokens_decoder()
+        out = [b""] * self.vocab_size
+        for token, i in self.backend.get_vocab(with_added_tokens=True).items():
+            plain = i in added or not self.is_byte_level or any(c not in BYTE_OF for c in token)
+            out[i] = token.encode() if plain else bytes(BYTE_OF[c] for c in token)
+        return out
 
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[int]:
         """``<|role|>`` + content + ``<|end|>`` for each turn; then ``<|assistant|>`` if an answer is to follow."""
@@ -134,6 +212,15 @@ class Tokenizer:
             ids += [self.special(message["role"]), *content, end]
             mask += [0] + [int(message["role"] == "assistant")] * (len(content) + 1)
         return ids, mask
+
+
+def _unpickled(state: str, eos: str, pad: str) -> Tokenizer:
+    return Tokenizer(Backend.from_str(state), eos=eos, pad=pad)
+
+
+def usable_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -9,39 +9,8 @@ from tokenizers import Tokenizer as Backend
 
 from athanor.errors import AthanorError
 from athanor.tokenizer.chat import EOS, PAD, SPECIALS
+from athanor.tokenizer.pattern import PATTERN
 from athanor.tokenizer.tokenizer import Tokenizer
-
-#: Letters and combining marks of every script but Han (Oniguruma class intersection).
-_WORD = r"[\p{L}\p{M}&&[^\p{Han}]]+"
-
-#: Where BPE may never merge across. In order of preference:
-#:
-#: 1. one digit alone: every number is spelled the same way wherever it stands, which arithmetic needs;
-#: 2. a run of Han: Chinese has no spaces, so the words inside are BPE's to find; a Latin name in a Chinese sentence and
-#:    full-width punctuation stay apart from it;
-#: 3. a word with the one ASCII space or sign before it (" return", "_name", ".append", "(self", "'s"): 3 % fewer tokens
-#:    on Python than words with a space alone. Marks belong to the word, or decomposed accents and Indic vowels would
-#:    break;
-#: 4. a run of signs, with one space before, and after it the line ends ("):\n", "。\n") or one space that a digit
-#:    follows (" = " in "6 + 8 = 14": two tokens fewer a line of arithmetic);
-#: 5. line ends with the blank lines before them;
-#: 6. white space before a digit, whole; other white space less its last character, which belongs to the word that
-#:    follows: eight columns of indentation are one token and " return" is the same token at any depth.
-#:
-#: Every newline ends a piece on purpose. Letting indentation join it would save 6 % on Python, but then a prompt that
-#: ends with a newline would have to be continued by tokens that never followed a newline in training.
-PATTERN = "|".join(
-    [
-        r"\p{N}",
-        r"\p{Han}+",
-        r"[\t -/:-@\[-`{-~]?" + _WORD,
-        r" ?[^\s\p{L}\p{M}\p{N}]+(?: (?=\p{N})|[\r\n]*)",
-        r"\s*[\r\n]+",
-        r"[^\S\r\n]+(?=\p{N})",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
 
 _BYTES = 256
 
