@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from athanor.commands import data_browse
 from athanor.commands.common import ModelOpt, OutOpt, OverridesArg, RecipeArg, load_recipe
 from athanor.ranks import is_main
 
@@ -21,6 +22,7 @@ tokenizer_app = typer.Typer(help="Vocabularies.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the stages to the command line."""
+    data_browse.register(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(tokenizer_app, name="tokenizer")
     for command in (quickstart, pretrain, sft, rl, eval_, report):
@@ -28,13 +30,21 @@ def register(app: typer.Typer) -> None:
 
 
 @data_app.command("build")
-def data_build(recipe: RecipeArg, overrides: OverridesArg = None, *, out: OutOpt) -> None:
+def data_build(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    *,
+    out: OutOpt,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Build over what another recipe left; what was measured is used again.")
+    ] = False,
+) -> None:
     """Sources → OUT/corpus, OUT/tokenizer, OUT/tokens; what was dropped is counted. For `pretrain --data OUT`."""
     from athanor.data.build import tokenize_corpus
     from athanor.train.progress import say
 
     loaded = load_recipe(recipe, overrides)
-    tokenize_corpus(*_corpus_and_tokenizer(loaded, out), out / "tokens", say=say)
+    tokenize_corpus(*_corpus_and_tokenizer(loaded, out, replace), out / "tokens", say=say, replace=replace)
     typer.echo(f"data in {out}")
 
 
@@ -45,12 +55,12 @@ def tokenizer_train(recipe: RecipeArg, overrides: OverridesArg = None, *, out: O
     typer.echo(f"tokenizer in {out / 'tokenizer'}")
 
 
-def _corpus_and_tokenizer(recipe: Recipe, out: Path) -> tuple[CorpusDir, Tokenizer]:
+def _corpus_and_tokenizer(recipe: Recipe, out: Path, replace: bool = False) -> tuple[CorpusDir, Tokenizer]:
     from athanor.data.build import build_corpus, train_tokenizer_from_corpus
     from athanor.train.progress import say
 
-    corpus = build_corpus(recipe, out / "corpus", say=say)
-    return corpus, train_tokenizer_from_corpus(recipe, corpus, out / "tokenizer", say=say)
+    corpus = build_corpus(recipe, out / "corpus", say=say, replace=replace)
+    return corpus, train_tokenizer_from_corpus(recipe, corpus, out / "tokenizer", say=say, replace=replace)
 
 
 def pretrain(

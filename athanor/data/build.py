@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import zstandard
 
@@ -27,14 +27,12 @@ from athanor.data.readers import expand, lines, read_file
 from athanor.data.report import SourceCount, empty_error
 from athanor.data.shards import INDEX, ShardSet, ShardWriter
 from athanor.data.stdlib_corpus import python_version, stdlib_documents
-from athanor.data.types import Document, Dropped
+from athanor.data.types import SPLITS, Document, Dropped, Split
 from athanor.errors import AthanorError
 from athanor.files import atomic_path, digest, read_json, remove_tree, write_json
 from athanor.recipe.schema import Recipe, SourceRecipe
 from athanor.tokenizer import Tokenizer, train_tokenizer
 
-Split = Literal["train", "valid"]
-SPLITS: tuple[Split, Split] = ("train", "valid")
 Say = Callable[[str], None]
 STAGE = "stage.json"
 _BATCH_BYTES = 4_000_000
@@ -234,7 +232,9 @@ def _jsonl_zst(path: Path) -> Iterator[io.TextIOWrapper]:
         yield text
 
 
-def train_tokenizer_from_corpus(recipe: Recipe, corpus: CorpusDir, out: str | Path, say: Say = _quiet) -> Tokenizer:
+def train_tokenizer_from_corpus(
+    recipe: Recipe, corpus: CorpusDir, out: str | Path, say: Say = _quiet, replace: bool = False
+) -> Tokenizer:
     """The recipe's tokenizer, in ``out``: trained on the corpus's training split, or a copy of ``tokenizer.path``.
 
     Sources are counted in equal numbers of bytes (until one ends), so that a large one does not own the vocabulary.
@@ -242,7 +242,7 @@ def train_tokenizer_from_corpus(recipe: Recipe, corpus: CorpusDir, out: str | Pa
     out = Path(out)
     wanted = recipe.tokenizer
     origin = digest([wanted.model_dump(), corpus.fingerprint if wanted.path is None else ""])
-    if _begin(out, "tokenizer", origin):
+    if _begin(out, "tokenizer", origin, replace=replace):
         say(f"tokenizer: done already ({out})")
         return Tokenizer.load(out)
     if wanted.path is not None:
@@ -272,7 +272,7 @@ def balanced_texts(corpus: CorpusDir, max_bytes: int) -> Iterator[str]:
 
 
 def tokenize_corpus(
-    corpus: CorpusDir, tokenizer: Tokenizer, out: str | Path, say: Say = _quiet
+    corpus: CorpusDir, tokenizer: Tokenizer, out: str | Path, say: Say = _quiet, replace: bool = False
 ) -> dict[str, dict[Split, ShardSet]]:
     """Token shards of every source and split that has documents, and the shard sets opened.
 
@@ -281,7 +281,7 @@ def tokenize_corpus(
     """
     out = Path(out)
     origin = digest([corpus.fingerprint, tokenizer.fingerprint])
-    if _begin(out, "tokens", origin):
+    if _begin(out, "tokens", origin, replace=replace):
         say(f"tokens: done already ({out})")
         return open_shards(out, tokenizer)
     for source in corpus.sources:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+Split = Literal["train", "valid"]
+SPLITS: tuple[Split, Split] = ("train", "valid")
 #: Label of a position that carries no loss.
 IGNORE = -100
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from athanor.errors import AthanorError
@@ -22,8 +19,8 @@ from athanor.plan.text import PUBLISHED_MFU, cost_text
 from athanor.plan.timeline_svg import lanes_chart, memory_chart
 from athanor.plan.whatif import RunCost, ScalePoint, layout_words
 from athanor.recipe.source import to_yaml
-from athanor.report.html import _translated as translated
-from athanor.report.svg import PALETTE, STYLE, Axes, Series, Text, label, legend, line_chart, linear_ticks, number, wrap
+from athanor.report.html import render_page
+from athanor.report.svg import Axes, Series, Text, label, legend, line_chart, linear_ticks, number, wrap
 
 NAMES: dict[str, Text] = {
     "parameters": ("parameters", "参数"),
@@ -69,32 +66,18 @@ def write_page(page: Page, out: Path | str) -> Path:
 
 def render(page: Page) -> str:
     """The page as a string."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(t=translated)
-    return environment.from_string(_template("plan.html")).render(**_view(page))
-
-
-def _template(name: str) -> str:
-    return resources.files("athanor.report").joinpath("templates", name).read_text("utf-8")
-
-
-def _between(text: str, begin: str, end: str) -> str:
-    return text.partition(begin)[2].partition(end)[0]
+    return render_page("plan.html", _view(page))
 
 
 def _view(page: Page) -> dict[str, Any]:
     answer, best = page.answer, page.answer.best[0]
-    report = _template("report.html")  # one style sheet and one script for all pages
     cluster = answer.problem.cluster
     return {
-        "style": Markup(PALETTE + STYLE + _between(report, "{{ style }}", "</style>")),
-        "script": Markup(_between(report, "<script>", "</script>")),
         "title": page.name,
         "subtitle": (
             f"plan for {answer.world:,} × {cluster.device.name}",
             f"{answer.world:,} × {cluster.device.name} 的训练方案",
         ),
-        "made": time.strftime("%Y-%m-%d %H:%M"),
         "tiles": _tiles(best),
         "summary": _summary(answer),
         "plans": [{**_plan(e), "note": note} for e, note in zip(answer.best, answer.notes, strict=True)],

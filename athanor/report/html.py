@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from athanor.errors import AthanorError
@@ -41,10 +41,17 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
 
 def render(files: RunFiles) -> str:
     """The page as a string."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(t=_translated, fmt=_format, is_mapping=_is_mapping, is_matrix=_is_matrix)
-    source = resources.files("athanor.report").joinpath("templates", "report.html").read_text("utf-8")
-    return environment.from_string(source).render(**_view(files))
+    return render_page("report.html", _view(files), fmt=_format, is_mapping=_is_mapping, is_matrix=_is_matrix)
+
+
+def render_page(template: str, view: Mapping[str, Any], **functions: Any) -> str:
+    """A page of the house: ``template`` extends ``base.html``; ``view`` has ``title``, ``subtitle`` and ``tiles``."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=PackageLoader("athanor.report")
+    )
+    environment.globals.update(t=translated, **functions)
+    made = time.strftime("%Y-%m-%d %H:%M")
+    return environment.get_template(template).render(style=Markup(PALETTE + STYLE), made=made, **view)
 
 
 def _is_mapping(value: Any) -> bool:
@@ -60,11 +67,9 @@ def _view(files: RunFiles) -> dict[str, Any]:
     summary = files.summary
     stages = [s for s in files.stages if s.lines or s.evals or s.info]
     return {
-        "style": Markup(PALETTE + STYLE),
         "title": str(summary.get("name") or _recipe_name(files) or files.root.resolve().name),
-        "made": time.strftime("%Y-%m-%d %H:%M"),
         "tiles": _tiles(files),
-        "status": _status(files),
+        "subtitle": _status(files),
         "problems": files.problems,
         "charts": {name: Markup(svg) for name, svg in _charts(files).items()},
         "accuracy": charts.accuracies(files),
@@ -94,7 +99,7 @@ def _charts(files: RunFiles) -> dict[str, str]:
     }
 
 
-def _translated(english: str, chinese: str) -> Markup:
+def translated(english: str, chinese: str) -> Markup:
     """Both languages; the page shows one, or both without JavaScript."""
     if english == chinese:
         return Markup(escape(english))

@@ -19,10 +19,9 @@ import zstandard
 from athanor.data.pipeline.compare import measure
 from athanor.data.pipeline.layout import SHORT, Layout, Part
 from athanor.data.pipeline.segment import Chain, load_alive
-from athanor.data.types import Document
+from athanor.data.types import SPLITS, Document
 from athanor.files import atomic_path, digest, read_json, write_atomic, write_json
 
-SPLITS = ("train", "valid")
 #: Text in one key range.
 RANGE_BYTES = 64_000_000
 _GROUP_ROWS = 256
@@ -92,7 +91,7 @@ def write_range(
     from athanor.data.build import is_held_out
 
     rows = sorted(row for part in parts for row in _rows_in(sorted_path(layout, chain, part), number, of))
-    counts = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
+    counts: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     again = 0
     previous = ""
@@ -136,13 +135,13 @@ def _frame(lines: Sequence[str]) -> bytes:
 
 def join_ranges(layout: Layout, chain: Chain, source: str, of: int, out: Path) -> dict[str, dict[str, int]]:
     """The corpus files of one source from its ranges; returns documents and bytes by split."""
-    counts = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
+    counts: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
     for number in range(of):
         found = read_json(frame_path(layout, chain, source, number, of, ".json"))
         for split in SPLITS:
             for name, value in found[split].items():
                 counts[split][name] += value
-    targets = {split: split for split in SPLITS}
+    targets: dict[str, str] = {split: split for split in SPLITS}
     if not counts["train"]["documents"]:
         # A handful of documents can all fall on the validation side; training comes first.
         targets = {"train": "valid", "valid": "train"}

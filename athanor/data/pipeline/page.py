@@ -1,11 +1,171 @@
-"""The report page of a build."""
+"""The report page of a build: where every byte went, why, what it cost, and samples of it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 
-def write_page(report: dict[str, Any], name: str, path: Path) -> None:
-    """Write ``report.html``."""
-    path.write_text("")
+from athanor.files import write_atomic
+from athanor.recipe.source import to_yaml
+from athanor.report.html import duration, render_page
+from athanor.report.svg import Axes, Text, bar_chart, number
+
+_FLOW: list[Text] = [
+    ("documents in", "输入文档"),
+    ("documents out", "输出文档"),
+    ("MB in", "输入 MB"),
+    ("MB out", "输出 MB"),
+    ("kept", "保留"),
+]
+_LABELS: list[tuple[Text, int]] = [
+    (("By source", "按来源"), 0),
+    (("By domain", "按领域"), 1),
+    (("By language", "按语言"), 2),
+]
+
+
+def write_page(report: Mapping[str, Any], name: str, path: Path) -> None:
+    """Write ``report.html``, self-contained."""
+    write_atomic(path, render_page("data.html", view(report, name)))
+
+
+def view(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the template shows."""
+    tally = report["tally"]
+    names = [step for step in dict.fromkeys(s["name"] for s in report["steps"]) if step in tally["flows"]]
+    flows = {step: _sum(tally["flows"][step].values()) for step in names}
+    return {
+        "title": name,
+        "subtitle": ("corpus build", "语料构建"),
+        "tiles": _tiles(report, flows),
+        "failures": report["failures"],
+        "charts": {"left": Markup(_left_chart(report, flows))},
+        "steps": _steps(tally, flows),
+        "by": [_by(tally, names, title, at) for title, at in _LABELS] if names else [],
+        "reading": _reading(report["sources"]),
+        "reasons": _reasons(tally, flows),
+        "figure_charts": [(n, Markup(svg)) for n, svg in _histograms(report["figures"])],
+        "figures": {n: json.dumps(v, ensure_ascii=False, indent=1) for n, v in report["figures"].items()},
+        "samples": [_samples(step, tally["samples"].get(step, {})) for step in names],
+        "options": to_yaml([{"step": s["name"], **s["options"]} for s in report["steps"]]),
+    }
+
+
+def _sum(flows: Any) -> list[int]:
+    total = [0, 0, 0, 0]
+    for flow in flows:
+        total = [a + b for a, b in zip(total, flow, strict=True)]
+    return total
+
+
+def _mb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:,.2f}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _tiles(report: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> list[tuple[Text, str]]:
+    sources = report["sources"].values()
+    n_in = sum(source["documents_in"] for source in sources)
+    bytes_in = sum(source["bytes_in"] for source in sources)
+    n_out = sum(split["documents"] for source in sources for split in source["out"].values())
+    bytes_out = sum(split["bytes"] for source in sources for split in source["out"].values())
+    cpu_s = sum(report["tally"]["cpu_s"].values()) + sum(source["read"]["cpu_s"] for source in sources)
+    return [
+        (("documents in", "输入文档"), f"{n_in:,}"),
+        (("documents out", "输出文档"), f"{n_out:,}"),
+        (("MB in", "输入 MB"), _mb(bytes_in)),
+        (("MB out", "输出 MB"), _mb(bytes_out)),
+        (("of the bytes kept", "保留的字节"), _percent(bytes_out, bytes_in)),
+        (("processor time", "处理器时间"), duration(cpu_s)),
+        (("MB/s a core", "每核 MB/s"), number(bytes_in / 1e6 / cpu_s) if cpu_s else "–"),
+    ]
+
+
+def _left_chart(report: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> str:
+    bytes_in = sum(source["bytes_in"] for source in report["sources"].values())
+    groups = ["read", *flows]
+    values: list[float | None] = [bytes_in / 1e6, *(flow[3] / 1e6 for flow in flows.values())]
+    axes = Axes(("text left after each step", "每一步之后所剩的文本"), ("", ""), ("MB", "MB"))
+    return bar_chart(axes, groups, [(("MB", "MB"), values)], max(bytes_in / 1e6, 1e-9) * 1.1)
+
+
+def _steps(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    head: list[Text] = [("step", "步骤"), *_FLOW, ("edited", "修改"), ("CPU", "CPU"), ("MB/s", "MB/s")]
+    rows = []
+    for step, flow in flows.items():
+        cpu_s = tally["cpu_s"].get(step, 0.0)
+        speed = number(flow[1] / 1e6 / cpu_s) if cpu_s else "–"
+        rows.append([step, *_flow_cells(flow), f"{tally['edited'].get(step, [0])[0]:,}", duration(cpu_s), speed])
+    return {"head": head, "rows": rows}
+
+
+def _flow_cells(flow: Sequence[int]) -> list[str]:
+    return [f"{flow[0]:,}", f"{flow[2]:,}", _mb(flow[1]), _mb(flow[3]), _percent(flow[3], flow[1])]
+
+
+def _by(tally: Mapping[str, Any], names: Sequence[str], title: Text, at: int) -> dict[str, Any]:
+    """What came into the first step and left the last one, by source, domain or language."""
+    totals: dict[str, list[int]] = {}
+    for step, columns in ((names[0], (0, 1)), (names[-1], (2, 3))):
+        for labels, flow in tally["flows"][step].items():
+            entry = totals.setdefault(labels.split("\t")[at], [0, 0, 0, 0])
+            for column in columns:
+                entry[column] += flow[column]
+    rows = [[label, *_flow_cells(flow)] for label, flow in sorted(totals.items())]
+    return {"title": title, "head": [("", ""), *_FLOW], "rows": rows}
+
+
+def _reading(sources: Mapping[str, Any]) -> dict[str, Any]:
+    head: list[Text] = [
+        ("source", "来源"),
+        ("documents", "文档"),
+        ("MB", "MB"),
+        ("formats", "格式"),
+        ("no document", "未成文档"),
+        ("CPU", "CPU"),
+    ]
+    rows, examples = [], []
+    for name, source in sources.items():
+        read = source["read"]
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(read["formats"].items()))
+        dropped = ", ".join(f"{reason} {n:,}" for reason, n in sorted(read["dropped"].items())) or "0"
+        rows.append([name, f"{read['documents']:,}", _mb(read["n_bytes"]), kinds, dropped, duration(read["cpu_s"])])
+        examples += [{"source": name, **example} for example in read["examples"]]
+    return {"head": head, "rows": rows, "examples": examples}
+
+
+def _reasons(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    rows = [
+        [f"{step}: {reason}", f"{documents:,}", _percent(documents, flows[step][0]), _mb(n_bytes)]
+        for step in flows
+        for reason, (documents, n_bytes) in sorted(tally["reasons"].get(step, {}).items(), key=lambda kv: -kv[1][0])
+    ]
+    return {"head": [("reason", "原因"), ("documents", "文档"), ("of its input", "占输入"), ("MB", "MB")], "rows": rows}
+
+
+def _histograms(figures: Mapping[str, Any], trail: str = "") -> list[tuple[str, str]]:
+    """Every ``{"edges": […], "counts": […]}`` among the steps' figures, drawn."""
+    found: list[tuple[str, str]] = []
+    for name, value in figures.items():
+        if not isinstance(value, Mapping):
+            continue
+        path = f"{trail} {name}".strip()
+        if "counts" in value and "edges" in value:
+            groups = [number(edge) for edge in value["edges"][:-1]]
+            axes = Axes((path, path), ("from", "自"), ("documents", "文档"))
+            top = max([*value["counts"], 1]) * 1.15
+            found.append((path, bar_chart(axes, groups, [(("documents", "文档"), value["counts"])], top)))
+        else:
+            found += _histograms(value, path)
+    return found
+
+
+def _samples(step: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": step, "kinds": [{"name": kind, "samples": found} for kind, found in sorted(kinds.items())]}

@@ -138,7 +138,9 @@ class _Run:
         cpu_s += time.process_time() - started
         self.tally.step(step.name, before, after, verdict.reasons, cpu_s)
         keep = np.array([reason is None for reason in verdict.reasons], dtype=bool)
-        self._drops += [(int(self.alive.rows[at]), step.name, str(verdict.reasons[at])) for at in np.flatnonzero(~keep)]
+        self._drops += [
+            (int(self.alive.rows[at]), step.name, str(verdict.reasons[at])) for at in np.flatnonzero(~keep).tolist()
+        ]
         self.alive = Alive(self.alive.rows[keep], after.take(keep) if not keep.all() else after)
 
     def _resolved(self, number: int) -> dict[str, pa.Array]:

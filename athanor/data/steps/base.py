@@ -204,29 +204,34 @@ class Outcome:
     measures: dict[str, pa.Array]
 
 
+def run_step(
+    step: Step, docs: Docs, work: Path, measures: Mapping[str, pa.Array] | None = None
+) -> tuple[Docs, Verdict, dict[str, pa.Array]]:
+    """All phases of one step on one batch: (documents with new texts, dropped ones still among them; verdict;
+    measures). ``measures``: those of earlier steps by ``step.name``, for comparisons that read them."""
+    step.prepare()
+    columns: dict[str, pa.Array] = as_arrays(step.annotate(docs), step.fields)
+    if step.resolved:
+        base = {"key": pa.array(docs.keys), "n_bytes": pa.array(docs.n_bytes)}
+        known = {**base, "source": docs.table.column("source"), **(measures or {}), **columns}
+        survey = Survey(_in_memory(known), len(docs), list(known), work)
+        columns |= as_arrays(step.resolve(survey), step.resolved)
+    verdict = step.apply(docs, columns)
+    return updated(docs, verdict), verdict, columns
+
+
 def run_in_memory(steps: Iterable[Step], docs: Docs, work: Path | None = None) -> Outcome:
-    """All phases of ``steps`` on one batch: for tests, ``inspect`` and small inputs. The pipeline gives the same."""
+    """All phases of ``steps`` on one batch: for tests and small inputs. The pipeline gives the same."""
     measures: dict[str, pa.Array] = {}
     dropped: list[tuple[str, str, str]] = []
     for step in steps:
-        step.prepare()
-        columns: dict[str, pa.Array] = as_arrays(step.annotate(docs), step.fields)
-        if step.resolved:
-            base = {
-                "key": pa.array(docs.keys),
-                "source": docs.table.column("source"),
-                "n_bytes": pa.array(docs.n_bytes),
-            }
-            known = {**base, **measures, **columns}
-            survey = Survey(_in_memory(known), len(docs), list(known), work or Path("."))
-            columns |= as_arrays(step.resolve(survey), step.resolved)
-        verdict = step.apply(docs, columns)
+        after, verdict, columns = run_step(step, docs, work or Path("."), measures)
         keep = np.array([reason is None for reason in verdict.reasons], dtype=bool)
         ids = docs.column("id")
         dropped += [(ids[i], step.name, reason) for i, reason in enumerate(verdict.reasons) if reason is not None]
         measures |= {f"{step.name}.{name}": values for name, values in columns.items()}
         measures = {name: values.filter(pa.array(keep)) for name, values in measures.items()}
-        docs = updated(docs, verdict).take(keep)
+        docs = after.take(keep)
     return Outcome(docs, dropped, measures)
 
 
