@@ -168,6 +168,12 @@ class Tokenizer:
             start = match.end()
         return ids + self.encode(text[start:])
 
+    def merge_bytes(self, piece: bytes) -> list[int]:
+        """Ids of the bytes of one piece by the merges alone, without the pre-tokeniser."""
+        if self.fast is not None:
+            return self.fast.merge(piece)
+        return [token.id for token in self.backend.model.tokenize("".join(BYTE_CHARACTERS[byte] for byte in piece))]
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids. Bytes that are not UTF-8 (a cut character) become U+FFFD."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)

@@ -1,0 +1,118 @@
+"""Learning merges from counted pieces: the C++ trainer, or the same in Python where it cannot be built."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from athanor.tokenizer.counts import PieceCounts
+from athanor.tokenizer.fast import BYTE_CHARACTERS
+from athanor.tokenizer.kernel import Int32s, Int64s, joined, kernel, pointer
+from athanor.tokenizer.pattern import MAX_DIGITS, flags
+
+#: Called now and then with how many merges have been learned.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How merges are chosen.
+
+    parity         False: the pair with the largest score. True: the pair that is most frequent in the domain which is
+                   compressed worst so far (parity-aware BPE, arXiv 2508.04796), with bytes as the unit of length, and
+                   of the last ``window`` merges no domain has more than twice its even share.
+    min_frequency  a pair that occurs less often (counted, not weighted) becomes no token.
+    alone          leave out tokens that the pre-tokeniser would cut when they stand alone (for example " = " behind
+                   which it wants a digit): every token is then reachable from its own text.
+    first_specials how many ids come before those of the bytes.
+    """
+
+    max_merges: int
+    min_frequency: int = 2
+    parity: bool = False
+    alone: bool = True
+    first_specials: int = 0
+    window: int = 100
+
+
+def byte_ids(first: int) -> Int32s:
+    """Id of each byte's token, int32 [256]: as ``tokenizers`` gives them, in the order of their characters."""
+    order = sorted(range(256), key=BYTE_CHARACTERS.__getitem__)
+    ids = np.empty(256, dtype=np.int32)
+    ids[order] = np.arange(first, first + 256, dtype=np.int32)
+    return ids
+
+
+def learn(
+    pieces: PieceCounts,
+    rules: Rules,
+    scores: Int64s | None = None,
+    candidates: Collection[bytes] = (),
+    progress: Progress | None = None,
+) -> Int32s:
+    """Merges in the order they are learned, int32 [n, 2] with n ≤ ``max_merges`` (fewer when no pair is left).
+
+    The whole of merge i has the id ``first_specials`` + 256 + i. ``scores``: int64 [pieces], what ranks pairs (default:
+    the counts' sum); ties go to the smaller ids. ``candidates``: first only tokens among these, then, when none of
+    them is left to make, any.
+    """
+    raw = pieces.counts.sum(axis=1)
+    columns = pieces.counts if rules.parity else np.stack([raw if scores is None else scores, raw], axis=1)
+    columns = np.ascontiguousarray(columns, dtype=np.int64)
+    if kernel() is None:
+        from athanor.tokenizer.bpe_python import learn_slowly
+
+        return learn_slowly(pieces, rules, columns, frozenset(candidates))
+    return _learn_natively(pieces, rules, columns, candidates, progress)
+
+
+def _learn_natively(
+    pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: Collection[bytes], progress: Progress | None
+) -> Int32s:
+    library = kernel()
+    assert library is not None
+    first = rules.first_specials + 256
+    options = np.array(
+        [
+            *(columns.shape[1], not rules.parity, rules.max_merges, rules.min_frequency, first),
+            *(rules.alone, MAX_DIGITS[pieces.digits], rules.window),
+        ],
+        dtype=np.int64,
+    )
+    allowed, allowed_offsets = joined(sorted(candidates))
+    allowed_ends = np.ascontiguousarray(allowed_offsets[1:])
+    merges = np.empty((max(rules.max_merges, 0), 2), dtype=np.int32)
+    ids = byte_ids(rules.first_specials)
+    failed: list[BaseException] = []
+
+    def tell(n: int) -> int:
+        try:
+            if progress is not None:
+                progress(n)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C too; it may not pass through C++
+            failed.append(error)
+            return 0
+        return 1
+
+    n = library.athanor_train(
+        *(pointer(options), pointer(flags()), pointer(pieces.data), pointer(pieces.ends)),
+        *(ctypes.c_int64(len(pieces)), pointer(columns), pointer(ids)),
+        *(pointer(allowed), pointer(allowed_ends), ctypes.c_int64(len(allowed_ends)), pointer(merges)),
+        ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(tell),
+    )
+    if failed:
+        raise failed[0]
+    return merges[:n].copy()
+
+
+def tokens_of(merges: Int32s, first_specials: int) -> list[bytes]:
+    """The bytes of each merge's whole, in order."""
+    part = {int(i): bytes([byte]) for byte, i in enumerate(byte_ids(first_specials))}
+    out: list[bytes] = []
+    for number, (a, b) in enumerate(merges.tolist()):
+        out.append(part[a] + part[b])
+        part[first_specials + 256 + number] = out[-1]
+    return out

@@ -1,0 +1,147 @@
+"""``train.cpp`` in Python, merge for merge the same: for machines without a compiler, and to test it against."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+
+import numpy as np
+
+from athanor.tokenizer.bpe import Rules, byte_ids
+from athanor.tokenizer.counts import PieceCounts
+from athanor.tokenizer.kernel import Int32s, Int64s
+
+Pair = tuple[int, int]
+
+
+class _Trainer:
+    def __init__(self, pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: frozenset[bytes]) -> None:
+        self.rules, self.candidates, self.digits = rules, candidates, pieces.digits
+        self.counts = [tuple(row) for row in columns.tolist()]
+        self.width = columns.shape[1]
+        ids = byte_ids(rules.first_specials)
+        self.text = {int(i): bytes([byte]) for byte, i in enumerate(ids)}
+        self.words = [[int(ids[byte]) for byte in piece] for piece in pieces.pieces()]
+        self.totals: dict[Pair, list[int]] = {}
+        self.where: dict[Pair, set[int]] = {}
+        self.fresh: set[Pair] = set()
+        self.made: set[bytes] = set()
+        self.deferred: list[Pair] = []
+        self.n_bytes = [sum(c[d] * len(w) for c, w in zip(self.counts, self.words, strict=True)) for d in self.columns]
+        self.tokens = list(self.n_bytes)
+        self.heaps: list[list[tuple[int, Pair]]] = [[] for _ in self.columns]
+        self.open = [d for d in self.columns if self.n_bytes[d]]
+        self.recent: deque[int] = deque(maxlen=rules.window)
+        for number, word in enumerate(self.words):
+            for pair in zip(word, word[1:], strict=False):
+                self.add(pair, number, 1)
+        self.queue()
+
+    @property
+    def columns(self) -> range:
+        """Columns that rank pairs: every domain's, or the score's alone."""
+        return range(self.width if self.rules.parity else 1)
+
+    def add(self, pair: Pair, word: int, sign: int) -> None:
+        if pair not in self.totals:
+            self.totals[pair] = [0] * self.width
+            self.where[pair] = set()
+            self.fresh.add(pair)
+        total = self.totals[pair]
+        for d, count in enumerate(self.counts[word]):
+            total[d] += sign * count
+        if sign > 0:
+            self.where[pair].add(word)
+
+    def queue(self) -> None:
+        """Put pairs that are new since the last call into the heaps."""
+        for d in self.columns:
+            for pair in self.fresh:
+                if self.totals[pair][d] > 0:
+                    heapq.heappush(self.heaps[d], (-self.totals[pair][d], pair))
+        self.fresh.clear()
+
+    def may(self, pair: Pair, raw: int) -> bool:
+        from athanor.tokenizer.fast import pieces
+
+        whole = self.text[pair[0]] + self.text[pair[1]]
+        if self.totals[pair][raw] < self.rules.min_frequency or whole in self.made:
+            return False
+        if self.rules.alone:
+            try:
+                if len(pieces(whole.decode(), self.digits)) > 1:
+                    return False
+            except UnicodeDecodeError:
+                pass
+        if self.candidates and whole not in self.candidates:
+            self.deferred.append(pair)
+            return False
+        return True
+
+    def best(self, column: int) -> Pair | None:
+        heap, raw = self.heaps[column], column if self.rules.parity else self.width - 1
+        while heap:
+            count, pair = heapq.heappop(heap)
+            now = self.totals[pair][column]
+            if now != -count:
+                if now > 0:
+                    heapq.heappush(heap, (-now, pair))
+            elif self.may(pair, raw):
+                return pair
+        return None
+
+    def choose(self) -> Pair | None:
+        if not self.rules.parity:
+            pair = self.best(0)
+            if pair is None and self.candidates:
+                self.candidates = frozenset()
+                self.fresh.update(self.deferred)
+                self.queue()
+                pair = self.best(0)
+            return pair
+        limit = self.rules.window * 2 // len(self.columns)
+        while self.open:
+            used = Counter(self.recent)
+            free = [d for d in self.open if len(self.columns) <= 2 or limit <= 0 or used[d] < limit]
+            ratio = {d: self.tokens[d] / self.n_bytes[d] for d in free}
+            column = max(free, key=ratio.__getitem__) if free else self.open[0]
+            pair = self.best(column)
+            if pair is not None:
+                self.recent.append(column)
+                return pair
+            self.open.remove(column)
+        return None
+
+    def merge(self, pair: Pair, made: int) -> None:
+        self.text[made] = self.text[pair[0]] + self.text[pair[1]]
+        self.made.add(self.text[made])
+        for number in self.where.pop(pair):
+            word, out, i = self.words[number], list[int](), 0
+            while i < len(word):
+                if tuple(word[i : i + 2]) != pair:
+                    out.append(word[i])
+                    i += 1
+                    continue
+                if out:
+                    self.add((out[-1], pair[0]), number, -1)
+                    self.add((out[-1], made), number, 1)
+                i += 2
+                if i < len(word):
+                    self.add((pair[1], word[i]), number, -1)
+                    self.add((made, word[i]), number, 1)
+                out.append(made)
+                for d in self.columns:
+                    self.tokens[d] -= self.counts[number][d]
+            self.words[number] = out
+        self.where[pair] = set()
+        self.queue()
+
+
+def learn_slowly(pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: frozenset[bytes]) -> Int32s:
+    """``bpe.learn`` without the kernel; ``columns`` as it is given there."""
+    trainer = _Trainer(pieces, rules, columns, candidates)
+    merges: list[Pair] = []
+    while len(merges) < rules.max_merges and (pair := trainer.choose()) is not None:
+        trainer.merge(pair, rules.first_specials + 256 + len(merges))
+        merges.append(pair)
+    return np.array(merges, dtype=np.int32).reshape(-1, 2)
