@@ -25,9 +25,33 @@ _SUPERSCRIPTS = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹�
 _SUBSCRIPTS = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
 #: Elements whose content is text that was removed, an instruction, or a copy of what stands elsewhere.
 _SKIPPED = frozenset(
-    "del moveFrom instrText delText rPr pPr tblPr tcPr trPr sectPr sdtPr Fallback annotationRef footnoteRef endnoteRef "
-    "proofErr bookmarkStart bookmarkEnd tblGrid rt".split()
+    [
+        "del",
+        "moveFrom",
+        "instrText",
+        "delText",
+        "rPr",
+        "pPr",
+        "tblPr",
+        "tcPr",
+        "trPr",
+        "sectPr",
+        "sdtPr",
+        "Fallback",
+        "annotationRef",
+        "footnoteRef",
+        "endnoteRef",
+        "proofErr",
+        "bookmarkStart",
+        "bookmarkEnd",
+        "tblGrid",
+        "rt",
+    ]
 )
+
+
+#: A cell's first grid column, element (None where the row starts late), grid columns, header flag, vertical merge.
+_Place = tuple[int, Any, int, bool, str | None]
 
 
 @dataclass(slots=True)
@@ -125,9 +149,7 @@ class _Reader:
         for box in found.boxes:
             yield from self.blocks(box)
 
-    def _styled(
-        self, text: str, found: _Inline, style: str, properties: Any, label: Label | None
-    ) -> Iterator[Block]:
+    def _styled(self, text: str, found: _Inline, style: str, properties: Any, label: Label | None) -> Iterator[Block]:
         level = self.styles.heading_level(properties, style)
         if level is None and (self.styles.is_code(style) or (found.monospaced and found.plain)):
             sure = self.styles.is_code(style) or _CODE_CHARS.search(text)
@@ -225,11 +247,12 @@ class _Reader:
 
     def _rows(self, table: Any) -> Iterator[list[Cell]]:
         """Rows of cells; a cell merged downwards is in its first row alone, with its row span."""
-        grid: list[list[tuple[int, Any, int, bool, str | None]]] = []
+        grid: list[list[_Place]] = []
         for tr in _descend(table, "tr"):
             properties = child(tr, "trPr")
             header = is_on(child(properties, "tblHeader"))
-            column, row = int(val(child(properties, "gridBefore")) or 0), []
+            column = int(val(child(properties, "gridBefore")) or 0)
+            row: list[_Place] = []
             if column:
                 row.append((0, None, column, False, None))
             for tc in _descend(tr, "tc"):
@@ -239,7 +262,7 @@ class _Reader:
                 column += span
             grid.append(row)
         for number, row in enumerate(grid):
-            cells = []
+            cells: list[Cell] = []
             for column, tc, span, header, merge in row:
                 if merge == "continue" and number and _above(grid[number - 1], column):
                     continue
@@ -262,11 +285,11 @@ class _Reader:
 _MARKS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
 
-def _above(row: list[Any], column: int) -> bool:
+def _above(row: list[_Place], column: int) -> bool:
     return any(start == column and merge is not None for start, _, _, _, merge in row)
 
 
-def _goes_on(row: list[Any], column: int) -> bool:
+def _goes_on(row: list[_Place], column: int) -> bool:
     return any(start == column and merge == "continue" for start, _, _, _, merge in row)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from athanor.data.extract.omml import child, local, val
 
 _CODE_STYLES = frozenset(
-    ["code", "source code", "sourcecode", "code block", "html preformatted", "preformatted text", "preformatted", "macro"]
-    + ["program listing", "verbatim", "listing", "code snippet", "macro text"]
-)
+    [
+        "code", "source code", "sourcecode", "code block", "code snippet", "html preformatted", "preformatted text",
+        "preformatted", "macro", "macro text", "program listing", "verbatim", "listing",
+    ]
+)  # fmt: skip
 _MAX_CHAIN = 20
 
 

@@ -5,10 +5,33 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon varphi chi psi omega"
-).split()
+_GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "omicron",
+    "pi",
+    "rho",
+    "varsigma",
+    "sigma",
+    "tau",
+    "upsilon",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+]
 _OPERATORS = {
     "−": "-", "–": "-", "—": "-", "∗": "*", "×": r"\times", "÷": r"\div", "±": r"\pm", "∓": r"\mp", "·": r"\cdot",
     "⋅": r"\cdot", "∙": r"\cdot", "•": r"\bullet", "∘": r"\circ", "⊗": r"\otimes", "⊕": r"\oplus", "⊖": r"\ominus",

@@ -11,9 +11,41 @@ from typing import Any
 
 from athanor.data.extract.mathchars import join_math, math_latex
 
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan log ln lg exp lim limsup liminf max min sup inf "
-    "det dim ker hom arg deg gcd Pr".split()
+_FUNCTIONS = frozenset(  # noqa: SIM905
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "sinh",
+        "cosh",
+        "tanh",
+        "coth",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "log",
+        "ln",
+        "lg",
+        "exp",
+        "lim",
+        "limsup",
+        "liminf",
+        "max",
+        "min",
+        "sup",
+        "inf",
+        "det",
+        "dim",
+        "ker",
+        "hom",
+        "arg",
+        "deg",
+        "gcd",
+        "Pr",
+    ]
 )
 _NARY = {
     "∑": r"\sum", "∏": r"\prod", "∐": r"\coprod", "∫": r"\int", "∬": r"\iint", "∭": r"\iiint", "∮": r"\oint",
@@ -160,7 +192,8 @@ def _both_scripts(element: Any) -> str:
 
 
 def _pre_scripts(element: Any) -> str:
-    scripts = "".join(f"{mark}{{{text}}}" for mark, name in (("_", "sub"), ("^", "sup")) if (text := _arg(element, name)))
+    marks = (("_", "sub"), ("^", "sup"))
+    scripts = "".join(f"{mark}{{{text}}}" for mark, name in marks if (text := _arg(element, name)))
     return f"{{}}{scripts}{_base(element)}"
 
 
@@ -189,9 +222,9 @@ def _delimited(element: Any) -> str:
         return _environment(_MATRICES[(opening, closing)], _matrix_rows(only))
     if only is not None and local(only) == "eqArr" and (opening, closing) == ("{", ""):
         return _environment("cases", _equation_rows(only))
-    if only is not None and local(only) == "f" and (opening, closing) == ("(", ")"):
-        if val(child(only, "fPr", "type")) == "noBar":
-            return f"\\binom{{{_arg(only, 'num')}}}{{{_arg(only, 'den')}}}"
+    stacked = only is not None and local(only) == "f" and val(child(only, "fPr", "type")) == "noBar"
+    if stacked and (opening, closing) == ("(", ")"):
+        return f"\\binom{{{_arg(only, 'num')}}}{{{_arg(only, 'den')}}}"
     inner = math_latex(separator).join(_children(part).strip() for part in parts)
     left, right = (_FENCES.get(mark) or math_latex(mark) for mark in (opening, closing))
     if _TALL.search(inner) or "." in (left, right) or (left, right) == ("|", "|"):

@@ -1,0 +1,111 @@
+"""PDF → Markdown in reading order, with pdfium: paragraphs, headings by size, tables; scanned pages are told apart.
+
+Text that a PDF draws as characters is read; pages that are only images are reported and not guessed at. Formulas have
+no structure in a PDF: their characters stand in the text as they were placed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from athanor.data.extract.pdf_layout import Sizes, block_parts, drop_furniture, join_lines, page_blocks
+from athanor.data.extract.pdf_page import Page, read_page
+from athanor.data.extract.pdf_tables import find_tables
+from athanor.data.extract.types import Extracted, Unreadable
+
+#: A page with fewer characters than this whose area images cover to this share holds a scan.
+_SCAN_CHARS = 30
+_SCAN_SHARE = 0.5
+#: Above this share of characters without a meaning (no Unicode value, private use) the fonts cannot be read.
+_MAX_UNKNOWN = 0.2
+
+
+def extract_pdf(raw: bytes) -> Extracted:
+    """One PDF. ``Unreadable``: broken, encrypted, scanned, fonts without Unicode values, empty."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(raw)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower() or "security" in str(error).lower():
+            raise Unreadable("encrypted: the PDF needs a password") from None
+        raise Unreadable(f"broken pdf: {error}") from None
+    try:
+        pages, n_broken = _read_pages(document)
+        meta: dict[str, Any] = {"format": "pdf", "pages": len(document)}
+        if title := _title(document):
+            meta["title"] = title
+    finally:
+        document.close()
+    if not pages:
+        raise Unreadable(f"broken pdf: none of {n_broken} pages can be read")
+    scanned = [p.number + 1 for p in pages if p.n_chars < _SCAN_CHARS and p.image_share >= _SCAN_SHARE]
+    if scanned:
+        meta["scanned_pages"] = scanned
+    if n_broken:
+        meta["broken_pages"] = n_broken
+    readable = [page for page in pages if page.number + 1 not in scanned]
+    if scanned and not any(page.n_chars for page in readable):
+        raise Unreadable(f"scanned: {len(scanned)} of {len(pages)} pages are images without text")
+    _check_characters(readable)
+    text, n_tables = _text(readable)
+    if not text.strip():
+        raise Unreadable("empty: no text in the PDF")
+    return Extracted(text, meta | {"tables": n_tables})
+
+
+def _read_pages(document: Any) -> tuple[list[Page], int]:
+    import pypdfium2
+
+    pages, n_broken = [], 0
+    for number in range(len(document)):
+        try:
+            pages.append(read_page(document, number))
+        except pypdfium2.PdfiumError:
+            n_broken += 1
+    return pages, n_broken
+
+
+def _title(document: Any) -> str:
+    title = str(document.get_metadata_dict().get("Title", "")).strip()
+    # Word processors put the name of a file there.
+    return "" if re.search(r"\.(docx?|tex|pdf|dvi|indd|qxd|pptx?)$|^untitled|^Microsoft Word", title, re.I) else title
+
+
+def _check_characters(pages: Sequence[Page]) -> None:
+    text = "".join(segment.text for page in pages for segment in page.segments)
+    unknown = sum(1 for c in text if c == "\ufffd" or unicodedata.category(c) in ("Co", "Cn", "Cc"))
+    if text and unknown > _MAX_UNKNOWN * len(text):
+        raise Unreadable(f"no usable characters: {unknown / len(text):.0%} have no Unicode value")
+
+
+def _text(pages: list[Page]) -> tuple[str, int]:
+    if len(pages) > 1:
+        drop_furniture(pages)
+    sizes = Sizes.of(pages)
+    parts: list[str] = []
+    n_tables = 0
+    for page in pages:
+        tables = find_tables(page)
+        n_tables += len(tables)
+        found = [part for block in page_blocks(page, tables) for part in block_parts(block, sizes)]
+        if parts and found and _runs_on(parts[-1], found[0]):
+            parts[-1] = join_lines(parts[-1], found.pop(0))
+        parts += found
+    return _with_lists(parts), n_tables
+
+
+def _runs_on(last: str, first: str) -> bool:
+    """Whether a paragraph goes on across the page break."""
+    plain = not last.startswith(("#", "|", "<", "- ")) and not first.startswith(("#", "|", "<", "- "))
+    return plain and len(last) > 60 and last[-1] not in ".!?:。！？：" and first[:1].islower()
+
+
+def _with_lists(parts: list[str]) -> str:
+    out = ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        out += part if not out else ("\n" if before.startswith("- ") and part.startswith("- ") else "\n\n") + part
+    return out + "\n" if out else ""

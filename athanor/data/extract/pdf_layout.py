@@ -1,0 +1,257 @@
+"""Segments of a PDF page → blocks in reading order → paragraphs, headings and list items."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from athanor.data.extract.pdf_page import Page, Rect, Segment
+from athanor.data.extract.pdf_tables import Table, visual_lines
+
+#: Bullets, among them the private-use and control codes that symbol fonts leave.
+_BULLET = re.compile(r"^[•●▪■◦‣∙○□\x80-\x9f\ue000-\uf8ff-]\s+(?=\S)")
+_NUMBERED = re.compile(r"^(?:\d{1,3}[.)]|[a-z][.)]|\(\d{1,3}\)|\([a-z]\))\s+\S")
+_SECTION = re.compile(
+    r"^(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]+\.|Chapter \d+|Appendix [A-Z]|第[一二三四五六七八九十\d]+[章节])\s+\S"
+)
+_CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
+_ENDS = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", "”", '"')
+
+
+@dataclass(slots=True)
+class Line:
+    """Segments side by side."""
+
+    text: str
+    size: float
+    bold: bool
+    box: Rect
+    hyphen: bool
+
+
+@dataclass(slots=True)
+class Block:
+    """Lines below each other, of one size and weight; or a table's Markdown in ``table``."""
+
+    lines: list[Line] = field(default_factory=list)
+    box: Rect = (0.0, 0.0, 0.0, 0.0)
+    table: str = ""
+
+    def add(self, line: Line) -> None:
+        """Put a line below the others."""
+        self.box = line.box if not self.lines else union(self.box, line.box)
+        self.lines.append(line)
+
+
+def union(a: Rect, b: Rect) -> Rect:
+    """The box around two boxes."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def drop_furniture(pages: Sequence[Page]) -> int:
+    """Take running headers, footers and page numbers out of the pages; how many lines went.
+
+    A line is furniture when, digits apart, it stands among the two first or two last lines of at least three pages
+    (two, in documents of up to five pages), within the outer eighth of the page.
+    """
+    edges: list[tuple[Page, str, list[Segment]]] = []
+    for page in pages:
+        lines = visual_lines(page.segments)
+        for line in {id(line): line for line in (*lines[:2], *lines[-2:])}.values():
+            top, bottom = line[0].box[1], line[0].box[3]
+            text = re.sub(r"\d+", "#", " ".join(s.text for s in line))
+            if len(text) < 150 and (bottom < page.height / 8 or top > page.height * 7 / 8):
+                edges.append((page, f"{bottom < page.height / 2} {text}", line))
+    counts = Counter(key for _, key, _ in edges)
+    needed = 2 if len(pages) <= 5 else 3
+    n_dropped = 0
+    for page, key, line in edges:
+        if counts[key] >= needed:
+            gone = set(map(id, line))
+            page.segments = [s for s in page.segments if id(s) not in gone]
+            n_dropped += 1
+    return n_dropped
+
+
+def page_blocks(page: Page, tables: Sequence[Table]) -> list[Block]:
+    """Blocks of a page in reading order.
+
+    The order of the content stream is kept where it never goes back up a column; otherwise the page is cut
+    recursively at its white strips (XY-cut; Nagy and Seth, 1984).
+    """
+    blocks: list[Block] = []
+    for line in _lines(page.segments):
+        if not blocks or not _continues(blocks[-1], line):
+            blocks.append(Block())
+        blocks[-1].add(line)
+    if _goes_back(blocks):
+        blocks = _xy_cut(blocks)
+    for table in tables:
+        columns = [(i, block.box) for i, block in enumerate(blocks) if _share_x(block.box, table.box)]
+        above = [i for i, box in columns if box[3] <= table.box[1] + 4]
+        below = [i for i, box in columns if box[1] >= table.box[3] - 4]
+        place = max(above) + 1 if above else (min(below) if below else len(blocks))
+        blocks.insert(place, Block(box=table.box, table=table.text))
+    return blocks
+
+
+def _lines(segments: Sequence[Segment]) -> list[Line]:
+    lines: list[Line] = []
+    for segment in segments:
+        line = Line(segment.text, segment.size, segment.bold, segment.box, segment.hyphen)
+        if lines:
+            before = lines[-1]
+            gap = line.box[0] - before.box[2]
+            apart = abs(line.box[1] + line.box[3] - before.box[1] - before.box[3]) / 2
+            if -2 < gap < 1.6 * line.size and apart < 0.6 * max(line.size, before.size):
+                space = "" if gap < 0.1 * line.size else " "
+                longer = before if len(before.text) >= len(line.text) else line
+                box = union(before.box, line.box)
+                lines[-1] = Line(before.text + space + line.text, longer.size, longer.bold, box, line.hyphen)
+                continue
+        lines.append(line)
+    return lines
+
+
+def _continues(block: Block, line: Line) -> bool:
+    last = block.lines[-1]
+    if abs(line.size - last.size) > max(1.0, 0.12 * last.size) or line.bold != last.bold:
+        return False
+    gap = line.box[1] - last.box[3]
+    return -0.6 * last.size < gap < 0.7 * last.size and _share_x(block.box, line.box) and line.box[1] > last.box[1] + 1
+
+
+def _share_x(a: Rect, b: Rect) -> bool:
+    """Whether two boxes stand above each other."""
+    overlap = min(a[2], b[2]) - max(a[0], b[0])
+    return overlap > 0.3 * max(1.0, min(a[2] - a[0], b[2] - b[0]))
+
+
+def _goes_back(blocks: Sequence[Block]) -> bool:
+    if len(blocks) > 300:
+        return True
+    for i, early in enumerate(blocks):
+        for late in blocks[i + 1 :]:
+            if late.box[3] <= early.box[1] + 2 and _share_x(early.box, late.box):
+                return True
+    return False
+
+
+def _xy_cut(blocks: list[Block]) -> list[Block]:
+    if len(blocks) < 2:
+        return blocks
+    columns = _parted(blocks, 0, 6.0)
+    if len(columns) > 1:
+        return [block for column in columns for block in _xy_cut(column)]
+    bands = _parted(blocks, 1, -1.0)
+    if len(bands) < 2:
+        return sorted(blocks, key=lambda b: (b.box[1], b.box[0]))
+    merged: list[list[Block]] = []
+    for band in bands:
+        # Neighbouring bands that one gutter runs through are the same columns.
+        together = merged[-1] + band if merged else []
+        if merged and len(_parted(together, 0, 6.0)) > 1 and _has_columns(merged[-1]) and _has_columns(band):
+            merged[-1] = together
+        else:
+            merged.append(band)
+    if len(merged) < 2:
+        return sorted(blocks, key=lambda b: (b.box[1], b.box[0]))
+    return [block for band in merged for block in _xy_cut(band)]
+
+
+def _has_columns(blocks: list[Block]) -> bool:
+    return len(blocks) == 1 or len(_parted(blocks, 0, 6.0)) > 1
+
+
+def _parted(blocks: list[Block], axis: int, gap: float) -> list[list[Block]]:
+    """Groups of blocks with a free strip of at least ``gap`` points between them along an axis (0: x, 1: y)."""
+    groups: list[list[Block]] = []
+    end = 0.0
+    for block in sorted(blocks, key=lambda b: b.box[axis]):
+        if not groups or block.box[axis] - end > gap:
+            groups.append([])
+            end = block.box[axis + 2]
+        groups[-1].append(block)
+        end = max(end, block.box[axis + 2])
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The size of running text (the one of most characters), and the sizes above it, largest first."""
+
+    body: float
+    larger: tuple[float, ...]
+
+    @classmethod
+    def of(cls, pages: Sequence[Page]) -> Sizes:
+        """Of a whole document."""
+        counts: Counter[float] = Counter()
+        for page in pages:
+            for segment in page.segments:
+                counts[segment.size] += len(segment.text)
+        body = max(counts, key=lambda s: (counts[s], -s)) if counts else 10.0
+        return cls(body, tuple(sorted((s for s in counts if s >= 1.15 * body), reverse=True)))
+
+
+def block_parts(block: Block, sizes: Sizes) -> list[str]:
+    """Markdown of a block: a table, a heading, or paragraphs and list items."""
+    if block.table:
+        return [block.table]
+    level = _heading_level(block, sizes)
+    if level is not None:
+        return [f"{'#' * level} {_joined(block.lines)}"]
+    return [_BULLET.sub("- ", _joined(lines)) for lines in _paragraphs(block)]
+
+
+def _heading_level(block: Block, sizes: Sizes) -> int | None:
+    text = " ".join(line.text for line in block.lines)
+    size = block.lines[0].size
+    if len(block.lines) > 3 or len(text) > 200 or not any(c.isalpha() for c in text) or len(text) < 2:
+        return None
+    section = _SECTION.match(text)
+    if size >= 1.15 * sizes.body and not text.rstrip().endswith((",", ";")):
+        rank = sum(larger > size + 1.0 for larger in sizes.larger)
+        return min(rank + 1, 4)
+    short = len(block.lines) <= 2 and len(text) <= 120 and not text.rstrip().endswith((".", ",", ";", "。", "，"))
+    if block.lines[0].bold and short and size >= 0.9 * sizes.body:
+        return min(2 + (section[0].split()[0].strip(".").count(".") if section else 0), 5)
+    return None
+
+
+def _paragraphs(block: Block) -> list[list[Line]]:
+    """Cut a block where a line is indented, where the line before ends short, at wider gaps and at list marks."""
+    lines = block.lines
+    gaps = [b.box[1] - a.box[3] for a, b in zip(lines, lines[1:], strict=False)]
+    usual = statistics.median(gaps) if gaps else 0.0
+    left, right = block.box[0], block.box[2]
+    out = [[lines[0]]]
+    for before, line, gap in zip(lines, lines[1:], gaps, strict=False):
+        indent = line.box[0] - left > 0.7 * line.size >= before.box[0] - left
+        ends = before.text.endswith(_ENDS) and before.box[2] < right - 0.12 * (right - left)
+        marked = bool(_BULLET.match(line.text) or _NUMBERED.match(line.text))
+        if gap > usual + 0.3 * line.size or (indent and before.text.endswith(_ENDS)) or ends or marked:
+            out.append([])
+        out[-1].append(line)
+    return out
+
+
+def _joined(lines: Sequence[Line]) -> str:
+    text = lines[0].text
+    for before, line in zip(lines, lines[1:], strict=False):
+        text = join_lines(text, line.text, before.hyphen)
+    return text
+
+
+def join_lines(text: str, more: str, hyphen: bool = False) -> str:
+    """Two lines of one paragraph: a word cut at the end is put together, Chinese is joined without a space."""
+    if hyphen:
+        return text.removesuffix("-") + more
+    if re.search(r"[^\W\d_]{2}-$", text) and more[:1].islower():
+        return text[:-1] + more
+    if text and more and _CJK.match(text[-1]) and _CJK.match(more[0]):
+        return text + more
+    return f"{text} {more}"
