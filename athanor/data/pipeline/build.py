@@ -121,9 +121,8 @@ class Pipeline:
     def _write(self, reading: _Reading) -> dict[str, dict[str, dict[str, int]]]:
         context = self._context
         self._do("sorting", [SortJob(part) for part in reading.parts])
-        by_source = {
-            name: tuple(part for part in reading.parts if part.source == name) for name in self.recipe.data.sources
-        }
+        is_sorted = [p for p in reading.parts if output.sorted_path(context.layout, context.chain, p).is_file()]
+        by_source = {name: tuple(p for p in is_sorted if p.source == name) for name in self.recipe.data.sources}
         ranges = {name: output.n_ranges(reading.by_source[name]["n_bytes"]) for name in by_source}
         self._do(
             "writing",
@@ -177,7 +176,7 @@ def _count_drops(entry: dict[str, Any], dropped: dict[str, int], examples: list[
 
 
 def _nothing_left(report: dict[str, Any]) -> AthanorError:
-    lines = []
+    lines = [f"\n    failed: {name}: {why}" for name, why in report["failures"].items()][:5]
     for name, source in report["sources"].items():
         for example in source["read"]["examples"][:5]:
             lines.append(f"\n    {name}: {example['id']}: {example['reason']}")

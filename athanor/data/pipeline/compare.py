@@ -18,15 +18,20 @@ _DONE = "done.json"
 _BASE = ("key", "n_bytes")
 
 
-def survey_after(layout: Layout, chain: Chain, number: int, parts: Sequence[Part], work: Path) -> Survey:
-    """All documents alive after segment ``number``, with every measure taken so far."""
+def survey_after(
+    layout: Layout, chain: Chain, number: int, parts: Sequence[Part], work: Path, own_step: int | None = None
+) -> Survey:
+    """All documents alive after segment ``number``, with every measure taken so far.
+
+    The step whose measures go by their bare names is the one that compares next, or ``own_step``.
+    """
     segment = chain.segments[number]
     key = chain.keys.state(segment)
     measured = _measured(chain, number)
-    own = None if segment.last is None else chain.steps[segment.last]
+    own_step = segment.last if own_step is None else own_step
     names = {f"{chain.steps[step].name}.{name}": (step, name) for step in measured for name in chain.steps[step].fields}
-    if own is not None and segment.last is not None:
-        names |= {name: (segment.last, name) for name in own.fields}
+    if own_step is not None:
+        names |= {name: (own_step, name) for name in chain.steps[own_step].fields}
 
     def read(name: str) -> pa.ChunkedArray:
         if name in names:
@@ -100,9 +105,10 @@ def compare(
 
 def final_figures(layout: Layout, chain: Chain, parts: Sequence[Part], work: Path) -> dict[str, Any]:
     """What steps that compare nothing say of all documents that remain (histograms, agreement)."""
-    survey = survey_after(layout, chain, len(chain.segments) - 1, parts, work)
     figures = {}
-    for step in chain.steps:
-        if not step.resolved and (given := dict(step.report(survey))):
-            figures[step.name] = given
+    for number, step in enumerate(chain.steps):
+        if not step.resolved:
+            survey = survey_after(layout, chain, len(chain.segments) - 1, parts, work, own_step=number)
+            if given := dict(step.report(survey)):
+                figures[step.name] = given
     return figures

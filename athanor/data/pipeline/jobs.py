@@ -48,9 +48,9 @@ def _recipe(text: str) -> Recipe:
 
 @lru_cache(maxsize=2)
 def _chain(recipe: str, inputs: str, version: str) -> Chain:
-    from athanor.data.steps.registry import make
+    from athanor.data.steps.registry import make_all
 
-    return Chain(tuple(make(options) for options in _recipe(recipe).data.steps), inputs, version)
+    return Chain(make_all(_recipe(recipe).data.steps), inputs, version)
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,10 @@ def _rows_in(path: Path, number: int, of: int) -> Iterator[tuple[str, ...]]:
     """Rows of a sorted part whose keys fall into a range; other row groups are not read."""
     file = pq.ParquetFile(path)
     for group in range(file.metadata.num_row_groups):
-        bounds = file.metadata.row_group(group).column(0).statistics  # of the keys
-        if not _range_of(bounds.min, of) <= number <= _range_of(bounds.max, of):
+        keys = file.metadata.row_group(group).column(0).statistics
+        if keys is None or not keys.has_min_max:  # no rows
+            continue
+        if not _range_of(keys.min, of) <= number <= _range_of(keys.max, of):
             continue
         table = file.read_row_group(group, use_threads=False)
         for row in zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True):
@@ -134,9 +136,10 @@ def _frame(lines: Sequence[str]) -> bytes:
 
 
 def join_ranges(layout: Layout, chain: Chain, source: str, of: int, out: Path) -> dict[str, dict[str, int]]:
-    """The corpus files of one source from its ranges; returns documents and bytes by split."""
+    """The corpus files of one source from its ranges (those that were written); returns documents and bytes by split."""
     counts: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
-    for number in range(of):
+    written = [n for n in range(of) if frame_path(layout, chain, source, n, of, ".json").is_file()]
+    for number in written:
         found = read_json(frame_path(layout, chain, source, number, of, ".json"))
         for split in SPLITS:
             for name, value in found[split].items():
@@ -146,9 +149,9 @@ def join_ranges(layout: Layout, chain: Chain, source: str, of: int, out: Path) -
         # A handful of documents can all fall on the validation side; training comes first.
         targets = {"train": "valid", "valid": "train"}
         counts = {"train": counts["valid"], "valid": counts["train"]}
-    for split, taken in targets.items():
-        with atomic_path(out / source / f"{split}.jsonl.zst") as tmp, open(tmp, "wb") as joined:
-            for number in range(of):
+    for side, taken in targets.items():
+        with atomic_path(out / source / f"{side}.jsonl.zst") as tmp, open(tmp, "wb") as joined:
+            for number in written:
                 with open(frame_path(layout, chain, source, number, of, f".{taken}.zst"), "rb") as frame:
                     shutil.copyfileobj(frame, joined)
             if not joined.tell():

@@ -11,7 +11,7 @@ import numpy as np
 from athanor.data.pipeline.browse import Journey, Visit
 from athanor.data.readers import expand, read_file
 from athanor.data.steps.base import Docs, Step, run_step
-from athanor.data.steps.registry import make
+from athanor.data.steps.registry import make_all
 from athanor.data.types import Document
 from athanor.errors import AthanorError
 from athanor.recipe.schema import Recipe
@@ -33,7 +33,7 @@ def try_files(path: Path, recipe: Recipe | None, n: int) -> list[Journey]:
     )
     alive = np.arange(len(docs))
     with tempfile.TemporaryDirectory() as work:
-        for step in map(make, recipe.data.steps if recipe else []):
+        for step in make_all(recipe.data.steps if recipe else []):
             docs, alive = _visit(step, docs, alive, journeys, Path(work))
     for at, text in zip(alive, docs.texts, strict=True):
         journeys[at].final = text
