@@ -26,30 +26,10 @@ _SUBSCRIPTS = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉�
 #: Elements whose content is text that was removed, an instruction, or a copy of what stands elsewhere.
 _SKIPPED = frozenset(
     [
-        "del",
-        "moveFrom",
-        "instrText",
-        "delText",
-        "rPr",
-        "pPr",
-        "tblPr",
-        "tcPr",
-        "trPr",
-        "sectPr",
-        "sdtPr",
-        "Fallback",
-        "annotationRef",
-        "footnoteRef",
-        "endnoteRef",
-        "proofErr",
-        "bookmarkStart",
-        "bookmarkEnd",
-        "tblGrid",
-        "rt",
+        "del", "moveFrom", "instrText", "delText", "rPr", "pPr", "tblPr", "tcPr", "trPr", "sectPr", "sdtPr", "Fallback",
+        "annotationRef", "footnoteRef", "endnoteRef", "proofErr", "bookmarkStart", "bookmarkEnd", "tblGrid", "rt",
     ]
-)
-
-
+)  # fmt: skip
 #: A cell's first grid column, element (None where the row starts late), grid columns, header flag, vertical merge.
 _Place = tuple[int, Any, int, bool, str | None]
 

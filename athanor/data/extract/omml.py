@@ -11,42 +11,13 @@ from typing import Any
 
 from athanor.data.extract.mathchars import join_math, math_latex
 
-_FUNCTIONS = frozenset(  # noqa: SIM905
+_FUNCTIONS = frozenset(
     [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "log",
-        "ln",
-        "lg",
-        "exp",
-        "lim",
-        "limsup",
-        "liminf",
-        "max",
-        "min",
-        "sup",
-        "inf",
-        "det",
-        "dim",
-        "ker",
-        "hom",
-        "arg",
-        "deg",
-        "gcd",
-        "Pr",
+        "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "log",
+        "ln", "lg", "exp", "lim", "limsup", "liminf", "max", "min", "sup", "inf", "det", "dim", "ker", "hom", "arg",
+        "deg", "gcd", "Pr",
     ]
-)
+)  # fmt: skip
 _NARY = {
     "∑": r"\sum", "∏": r"\prod", "∐": r"\coprod", "∫": r"\int", "∬": r"\iint", "∭": r"\iiint", "∮": r"\oint",
     "∯": r"\oiint", "∰": r"\oiiint", "⋃": r"\bigcup", "⋂": r"\bigcap", "⋁": r"\bigvee", "⋀": r"\bigwedge",
@@ -289,9 +260,17 @@ def _group(element: Any) -> str:
     return f"\\{'overset' if top else 'underset'}{{{math_latex(char)}}}{{{body}}}"
 
 
+def _prose(element: Any) -> str:
+    r"""``\text{…}`` of a part that holds nothing but words, however many runs they are cut into."""
+    if element is None or any(local(c) not in ("r", "ctrlPr") for c in element):
+        return ""
+    text = "".join(t.text or "" for run in element for t in run if local(t) == "t")
+    return _as_text(text) if _PROSE.fullmatch(text.strip()) else ""
+
+
 def _limit(mark: str, stack: str) -> Callable[[Any], str]:
     def handler(element: Any) -> str:
-        base, limit = _arg(element, "e"), _arg(element, "lim")
+        base, limit = _arg(element, "e"), _prose(child(element, "lim")) or _arg(element, "lim")
         word = base.removeprefix("\\mathrm{").rstrip("}").lstrip("\\")
         if word in _FUNCTIONS:
             return f"\\{word}{mark}{{{limit}}}"

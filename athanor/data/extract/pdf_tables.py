@@ -17,7 +17,7 @@ _SNAP_POINTS = 3.0
 _MAX_LINES = 200
 
 
-#: A column of these alone is the marks of a list.
+#: A first column of these alone is the marks of a list.
 _MARK = re.compile(r"|[^\w\s]|[\w]{1,3}[.)]|[\ue000-\uf8ff]")
 _Word = tuple[float, float, float, str]  # y0, x0, x1, text
 
@@ -131,8 +131,7 @@ def _grid_rows(
     for segment in segments:
         for word, rect in segment.words:
             x, y = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
-            place = (_index(ys, y), _index(xs, x))
-            words.setdefault(place, []).append((rect[1], rect[0], rect[2], word))
+            words.setdefault((_index(ys, y), _index(xs, x)), []).append((rect[1], rect[0], rect[2], word))
     v_edges = _edges(vertical, xs, ys, across=0)
     h_edges = _edges(horizontal, ys, xs, across=1)
     n_rows, n_columns = len(ys) - 1, len(xs) - 1
@@ -285,7 +284,7 @@ def _aligned_table(run: list[list[Segment]]) -> Table | None:
         return None
     rows = _without_empty([_cells(line, gutters) for line in words])
     n_columns = len(rows[0])
-    if n_columns < 2 or any(all(_MARK.fullmatch(row[c].text) for row in rows) for c in range(n_columns)):
+    if n_columns < 2 or (n_columns < 4 and all(_MARK.fullmatch(row[0].text) for row in rows)):
         return None
     filled = [len(cell.text) for row in rows for cell in row if cell.text]
     numeric = sum(any(c.isdigit() for c in cell.text) for row in rows for cell in row)
