@@ -23,7 +23,9 @@ class Passed:
     report: Any = None
 
 
-def run_on_disk(step: Step, parts: Callable[[], Iterable[Docs]], work: Path | None = None, *, keep: bool = True) -> Passed:
+def run_on_disk(
+    step: Step, parts: Callable[[], Iterable[Docs]], work: Path | None = None, *, keep: bool = True
+) -> Passed:
     """annotate every part to a parquet file, resolve from the files, apply part by part. ``parts`` is called twice."""
     import pyarrow.parquet as pq
 
@@ -35,7 +37,11 @@ def run_on_disk(step: Step, parts: Callable[[], Iterable[Docs]], work: Path | No
         n_rows = 0
         for docs in parts():
             columns = as_arrays(step.annotate(docs), step.fields)
-            columns |= {"key": pa.array(docs.keys), "source": docs.table.column("source"), "n_bytes": pa.array(docs.n_bytes)}
+            columns |= {
+                "key": pa.array(docs.keys),
+                "source": docs.table.column("source"),
+                "n_bytes": pa.array(docs.n_bytes),
+            }
             files.append(folder / f"part-{len(files):05d}.parquet")
             pq.write_table(pa.table(columns), files[-1], compression="zstd", compression_level=1)
             n_rows += len(docs)

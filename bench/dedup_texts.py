@@ -46,7 +46,9 @@ class Writer:
             sentence = gap.join(chosen[at : at + n])
             out.append(sentence[:1].upper() + sentence[1:] + stop)
             at += n
-        return "".join(s + ("\n\n" if i % 6 == 5 else "\n" if i % 6 == 3 and not gap else gap) for i, s in enumerate(out))
+        return "".join(
+            s + ("\n\n" if i % 6 == 5 else "\n" if i % 6 == 3 and not gap else gap) for i, s in enumerate(out)
+        )
 
 
 def planted(language: str, n_pairs: int, n_single: int, seed: int, words: int = 400) -> list[str]:

@@ -69,7 +69,9 @@ def key_words(survey: Survey) -> U64:
     at = 0
     for chunk in survey.column("key").chunks:
         if len(chunk):
-            digits = np.asarray(chunk.to_numpy(zero_copy_only=False), dtype="S32").view(np.uint8).reshape(-1, 32)[:, :16]
+            digits = (
+                np.asarray(chunk.to_numpy(zero_copy_only=False), dtype="S32").view(np.uint8).reshape(-1, 32)[:, :16]
+            )
             value = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0")).astype(np.uint64)
             out[at : at + len(chunk)] = (value << np.arange(60, -1, -4, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
             at += len(chunk)
@@ -81,7 +83,9 @@ def origin_ties(docs: Docs) -> U64:
     import xxhash
 
     parts = [docs.column(name) for name in ("id", "source", "url", "meta")]
-    rows = ("\x1f".join(value or "" for value in row).encode("utf-8", "surrogatepass") for row in zip(*parts, strict=True))
+    rows = (
+        "\x1f".join(value or "" for value in row).encode("utf-8", "surrogatepass") for row in zip(*parts, strict=True)
+    )
     return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), dtype=np.uint64, count=len(docs))
 
 

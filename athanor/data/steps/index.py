@@ -53,7 +53,9 @@ class Index:
         if settings is not None and dict(index.settings) != dict(settings):
             other = {k: v for k, v in index.settings.items() if settings.get(k) != v}
             raise AthanorError(
-                f"built with other settings: {other}", where=str(path), fix=f"the same settings as now: {dict(settings)}"
+                f"built with other settings: {other}",
+                where=str(path),
+                fix=f"the same settings as now: {dict(settings)}",
             )
         for name, file in index.files.items():
             if _checksum(folder / name) != file["xxh3"]:

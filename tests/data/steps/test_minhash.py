@@ -18,7 +18,24 @@ from athanor.data.steps.minhash import MinhashDedup
 from athanor.errors import AthanorError
 from athanor.recipe.steps.dedup import MinhashOptions
 
-WORDS = "stone river walk under green seven lamp voice paper north cloud bread quick morning table window".split()
+WORDS = [
+    "stone",
+    "river",
+    "walk",
+    "under",
+    "green",
+    "seven",
+    "lamp",
+    "voice",
+    "paper",
+    "north",
+    "cloud",
+    "bread",
+    "quick",
+    "morning",
+    "table",
+    "window",
+]
 
 
 def prose(seed: int, n: int = 120) -> list[str]:
