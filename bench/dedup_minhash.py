@@ -17,7 +17,7 @@ from bench.dedup_disk import run_on_disk
 from bench.dedup_texts import brute_force, planted, shingle_sets
 
 Row = dict[str, Any]
-#: A pair counts as a duplicate from this similarity on: where the curve of 14 × 8 bands is steepest, (1/14)^(1/8) = 0.72.
+#: A pair counts as a duplicate from this similarity on; the curve of 14 × 8 bands is steepest at (1/14)^(1/8) = 0.72.
 THRESHOLD = 0.7
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 

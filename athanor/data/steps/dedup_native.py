@@ -1,7 +1,7 @@
 """The C++ kernel of deduplication (dedup_kernel.cpp): built on first use, kept in the user's cache.
 
-Where there is no C++ compiler, or ``ATHANOR_NATIVE=0`` is set, ``dedup_kernel`` is None and numpy gives the same values.
-Nothing here imports torch: worker processes of the data build stay small.
+Where there is no C++ compiler, or ``ATHANOR_NATIVE=0`` is set, ``dedup_kernel`` is None and numpy gives the same
+values. Nothing here imports torch: worker processes of the data build stay small.
 """
 
 from __future__ import annotations

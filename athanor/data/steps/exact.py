@@ -1,7 +1,8 @@
 """Exact duplicates: whole documents, URLs and paragraphs, by 64-bit and 128-bit hashes (XXH3).
 
-Nothing is kept in Python dictionaries: ``resolve`` sorts columns of hashes, one at a time. Paragraph hashes are dealt to
-``_partitions`` passes by their upper bits, so that each pass sorts a bounded number of them.
+Nothing is kept in Python dictionaries: ``resolve`` sorts columns of hashes, one at a time. Paragraph hashes are dealt
+to passes by their upper bits, so that each sorts a bounded number of them. A paragraph that comes twice in one document
+is cut there too.
 """
 
 from __future__ import annotations

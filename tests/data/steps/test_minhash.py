@@ -18,24 +18,7 @@ from athanor.data.steps.minhash import MinhashDedup
 from athanor.errors import AthanorError
 from athanor.recipe.steps.dedup import MinhashOptions
 
-WORDS = [
-    "stone",
-    "river",
-    "walk",
-    "under",
-    "green",
-    "seven",
-    "lamp",
-    "voice",
-    "paper",
-    "north",
-    "cloud",
-    "bread",
-    "quick",
-    "morning",
-    "table",
-    "window",
-]
+WORDS = ("stone", "river", "walk", "under", "green", "seven", "lamp", "voice", "paper", "north", "cloud", "bread")
 
 
 def prose(seed: int, n: int = 120) -> list[str]:
