@@ -31,10 +31,13 @@ CLASSES = (
     "control",  # C0 and C1 other than white space, and DEL
     "private",  # private use
     "replacement",  # U+FFFD
+    "unusual",  # what format normalisation may have to touch: text without it is in its normal form but for blanks
 )
 BIT = {name: 1 << i for i, name in enumerate(CLASSES)}
 #: Letters and punctuation above this code point do not exist (Unicode 16: the last Han block ends at U+323AF).
 _LAST_LETTER = 0x32400
+#: What frequent characters of UTF-8 become when read as GBK, and what is left of U+FFFD.
+GBK_SIGNS = "锛銆鐨鏄鈥鍦浜涓绗锟"
 _TERMINAL_NAMES = ("FULL STOP", "QUESTION MARK", "EXCLAMATION MARK", "DANDA", "INTERROBANG", "QUESTION EXCLAMATION")
 
 
@@ -52,6 +55,7 @@ def char_table() -> CharTable:
     for code in range(_LAST_LETTER):
         bits[code] = _bits_of(chr(code))
     bits[0xF0000:] |= BIT["private"]
+    bits[0xE0000:] |= BIT["unusual"]
     for name, codec, other in (("simplified", "gb2312", "big5"), ("traditional", "big5", "gb2312")):
         for code in range(0x4E00, 0xA000):
             if _encodes(chr(code), codec) and not _encodes(chr(code), other):
@@ -80,7 +84,25 @@ def _bits_of(char: str) -> int:
         found |= BIT["private"]
     if char == "\ufffd":
         found |= BIT["replacement"]
+    if _unusual(char, category):
+        found |= BIT["unusual"]
     return found | _script(char) | (BIT["letter"] if char.isalpha() else 0)
+
+
+def _unusual(char: str, category: str) -> bool:
+    """Marks that may compose, unstable or invisible characters, spaces of other widths, and signs of a wrong encoding
+    (letters of Latin-1 among them)."""
+    if char in " \t\n\u3000":
+        return False
+    return (
+        category[0] in "MZ"
+        or category in ("Cc", "Cf", "Co", "Cs", "Cn")
+        or "\u0080" <= char <= "\u00ff"
+        or "\u1160" <= char <= "\u11ff"  # Hangul vowels and finals compose with what stands before
+        or char in GBK_SIGNS
+        or char in "\u0192\ufffc\ufffd"
+        or not unicodedata.is_normalized("NFC", char)
+    )
 
 
 def _script(char: str) -> int:

@@ -15,7 +15,7 @@ using std::uint64_t;
 using std::uint8_t;
 
 enum : uint32_t { SPACE = 1, LINE_BREAK = 2, LETTER = 4, SYMBOL = 16, TERMINAL = 32 };  // chars.py: CLASSES
-constexpr int N_CLASSES = 15;
+constexpr int N_CLASSES = 16;
 
 struct Text {
     const uint8_t* data;

@@ -1,8 +1,8 @@
 """Counts over a batch of texts: characters by class, words, lines, repeated pieces. What the heuristic rules measure.
 
-Words are what white space separates; in Chinese, Japanese, Thai and the like, where it separates none, single characters
-take their place. The compiled library counts where it can be built (``native``), plain Python otherwise; both give the
-same integers.
+Words are what white space separates; in Chinese, Japanese, Thai and the like, where it separates none, single
+characters take their place. The compiled library counts where it can be built (``native``), plain Python otherwise;
+both give the same integers.
 """
 
 from __future__ import annotations
