@@ -34,14 +34,24 @@ class EpochPlan:
     starts: Int64s
     lens: Int64s
 
+    def positions(self, rows: int) -> tuple[Int64s, Int64s]:
+        """(document, positions) of every piece in the first ``rows`` rows."""
+        end = int(self.first[rows])
+        return self.docs[:end], self.lens[:end]
+
 
 class Packing:
     """How the documents of one source fill rows of ``seq_len`` positions."""
 
-    def __init__(self, doc_lens: Int64s, seq_len: int) -> None:
-        """``doc_lens``: tokens of each document, end token included (int64). Takes O(n log n) time in NumPy."""
+    def __init__(self, doc_lens: Int64s, seq_len: int, numbers: Int64s | None = None) -> None:
+        """``doc_lens``: tokens of each document, end token included (int64). Takes O(n log n) time in NumPy.
+
+        ``numbers``: what the documents are called in the plans, where it is not their place in ``doc_lens``.
+        """
         self.seq_len = seq_len
         self._docs, self._starts, lens = cut(doc_lens, seq_len)
+        if numbers is not None:
+            self._docs = numbers[self._docs]
         by_size = np.argsort(-lens, kind="stable")  # places are handed out largest first
         self._docs, self._starts, self._lens = self._docs[by_size], self._starts[by_size], lens[by_size]
         self._row_of, self.n_rows = fill_rows(self._lens, seq_len)

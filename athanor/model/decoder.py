@@ -206,11 +206,20 @@ class Decoder(nn.Module):
         labels_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
         doc_lens: Any = None,
+        losses_BT: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Cross-entropy summed over labelled positions (float32 scalar), and the router loss or None."""
+        """Cross-entropy summed over labelled positions (float32 scalar), and the router loss or None.
+
+        ``losses_BT``, where given, is filled with the loss of each labelled position (without a gradient).
+        """
         hidden_BTD, aux = self.hidden(input_ids_BT, positions_BT, doc_lens)
         hidden_ND, labels_N = _labelled(hidden_BTD, labels_BT)
-        return self.cross_entropy(hidden_ND, self.head_weight, labels_N), aux
+        if losses_BT is None:
+            return self.cross_entropy(hidden_ND, self.head_weight, labels_N), aux
+        losses_N = torch.empty(len(labels_N), dtype=losses_BT.dtype, device=losses_BT.device)
+        loss = self.cross_entropy(hidden_ND, self.head_weight, labels_N, losses_N)
+        losses_BT.masked_scatter_(labels_BT != IGNORE, losses_N)
+        return loss, aux
 
     def token_logprobs(
         self,

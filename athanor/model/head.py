@@ -31,6 +31,7 @@ class _CrossEntropySum(torch.autograd.Function):
         hidden_ND: torch.Tensor,
         weight_VD: torch.Tensor,
         labels_N: torch.Tensor,
+        losses_N: torch.Tensor | None,
     ) -> torch.Tensor:
         need_h, need_w = ctx.needs_input_grad[:2]
         wide = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
@@ -44,7 +45,10 @@ class _CrossEntropySum(torch.autograd.Function):
                 labels_N[start : start + size, None],
             )
             log_p = _wide(F.linear(h, weight_VD)).log_softmax(-1)
-            total -= log_p.gather(-1, label).sum()
+            picked = log_p.gather(-1, label)
+            total -= picked.sum()
+            if losses_N is not None:
+                losses_N[start : start + size] = -picked[:, 0]
             if need_h or need_w:
                 grad = log_p.exp_().scatter_add_(-1, label, log_p.new_full((1, 1), -1.0).expand_as(label)).to(h.dtype)
                 if grad_h is not None:
@@ -60,6 +64,7 @@ class _CrossEntropySum(torch.autograd.Function):
         return (
             None if grad_h is None else grad_h * grad.to(grad_h.dtype),
             None if grad_w is None else grad_w * grad.to(grad_w.dtype),
+            None,
             None,
         )
 
@@ -103,9 +108,14 @@ def _split(weight_VD: torch.Tensor, *tensors: torch.Tensor) -> list[tuple[torch.
     return [x.split(_chunk(weight_VD.shape[0])) for x in tensors]
 
 
-def cross_entropy_sum(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    """Sum of next-token cross-entropy (nats): a float32 scalar (float64 for float64 input). Labels are all real."""
-    return _CrossEntropySum.apply(hidden_ND, weight_VD, labels_N)  # type: ignore[no-any-return]
+def cross_entropy_sum(
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor, losses_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum of next-token cross-entropy (nats): a float32 scalar (float64 for float64 input). Labels are all real.
+
+    ``losses_N``, where given, is filled with the loss of each token (without a gradient).
+    """
+    return _CrossEntropySum.apply(hidden_ND, weight_VD, labels_N, losses_N)  # type: ignore[no-any-return]
 
 
 def token_logprobs(

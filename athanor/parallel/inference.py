@@ -148,8 +148,9 @@ class PipelinedDecoder(Decoder):
         labels_BT: torch.Tensor,
         positions_BT: torch.Tensor | None = None,
         doc_lens: Any = None,
+        losses_BT: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As :meth:`Decoder.loss` on every rank, without gradients."""
+        """As :meth:`Decoder.loss` on every rank, without gradients; losses by position are not told."""
         batch = Batch(input_ids_BT, labels_BT, positions_BT, doc_lens)  # type: ignore[arg-type]
         return self._ask(lambda last: last.loss(input_ids_BT, labels_BT, positions_BT, doc_lens), batch)
 

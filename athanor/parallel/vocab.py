@@ -66,9 +66,17 @@ class VocabParallel:
         here = (row >= 0) & (row < self.rows)
         return row.masked_fill(~here, 0), here
 
-    def cross_entropy(self, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    def cross_entropy(
+        self,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        labels_N: torch.Tensor,
+        losses_N: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """As ``athanor.model.head.cross_entropy_sum``; ``weight_VD`` is the sharded DTensor or this rank's rows."""
-        return _CrossEntropySum.apply(hidden_ND, local(weight_VD), labels_N, self)  # type: ignore[no-any-return]
+        return _CrossEntropySum.apply(  # type: ignore[no-any-return]
+            hidden_ND, local(weight_VD), labels_N, self, losses_N
+        )
 
     def token_logprobs(
         self,
@@ -129,7 +137,12 @@ class _CrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor, vocab: VocabParallel
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        labels_N: torch.Tensor,
+        vocab: VocabParallel,
+        losses_N: torch.Tensor | None,
     ) -> torch.Tensor:
         need_h, need_w = ctx.needs_input_grad[:2]
         wide = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
@@ -140,6 +153,8 @@ class _CrossEntropySum(torch.autograd.Function):
         for h, row, here in _chunks(vocab, hidden_ND, *vocab.find(labels_N)):
             p, logp, _, _ = _softmax_parts(_wide(F.linear(h, weight_VD)), row, here, vocab, entropy=False)
             total -= logp.sum()
+            if losses_N is not None:
+                losses_N[at : at + len(h)] = -logp
             if need_h or need_w:
                 grad = p.scatter_add_(-1, row[:, None], -here[:, None].to(p.dtype)).to(h.dtype)
                 if grad_h is not None:
@@ -158,6 +173,7 @@ class _CrossEntropySum(torch.autograd.Function):
         return (
             None if grad_h is None else grad_h * grad.to(grad_h.dtype),
             None if grad_w is None else grad_w * grad.to(grad_w.dtype),
+            None,
             None,
             None,
         )

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from athanor.model.config import ModelConfig, Strict
 from athanor.parallel.plan import ParallelPlan
+from athanor.recipe.mixing import MixtureKey, OrderRecipe, ReweightRecipe, WeightingRecipe
 from athanor.recipe.steps import StepOptions
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -69,9 +70,15 @@ class StageRecipe(Strict):
     """One pre-training stage: mixture, length, batch, schedule, RoPE base. Give ``tokens`` or ``steps``."""
 
     name: str
-    mixture: dict[str, float] = Field(default_factory=dict, description="weight by source; empty: by tokens")
+    mixture: MixtureKey = Field(
+        default_factory=dict, description="weight by source; empty: by tokens; or {preset: …}, {file: …}, {domains: …}"
+    )
+    weighting: WeightingRecipe = WeightingRecipe()
+    order: OrderRecipe = OrderRecipe()
+    reweight: ReweightRecipe | None = Field(default=None, description="shares follow the losses by source")
     tokens: int | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
+    tokens_share: float | None = Field(default=None, gt=0, le=1, description="length as a share of train.tokens")
     seq_len: int | None = Field(default=None, gt=0)
     global_batch_tokens: int | None = Field(default=None, gt=0)
     batch_ramp: list[BatchStep] = Field(default_factory=list)
@@ -82,6 +89,17 @@ class StageRecipe(Strict):
     def _one_length(self) -> StageRecipe:
         if self.tokens is not None and self.steps is not None:
             raise ValueError(f"stage {self.name} gives both tokens and steps; keep one of the two")
+        if self.tokens_share is not None and (self.tokens is not None or self.steps is not None):
+            raise ValueError(f"stage {self.name} gives tokens_share beside tokens or steps; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_order(self) -> StageRecipe:
+        if self.reweight is not None and self.order.kind != "shuffled":
+            raise ValueError(
+                f"stage {self.name}: order {self.order.kind} spreads a known number of rows over the stage, which "
+                "reweight changes as it goes; keep one of the two"
+            )
         return self
 
 
@@ -200,7 +218,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _mixtures_name_sources(self) -> Recipe:
         for stage in self.train.stages:
-            for source in stage.mixture:
+            for source in stage.mixture if isinstance(stage.mixture, dict) else ():
                 if source not in self.data.sources:
                     known = ", ".join(self.data.sources) or "none"
                     raise ValueError(f"stage {stage.name}: mixture names source {source!r}; data.sources has: {known}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from athanor.data.types import Batch
 from athanor.errors import AthanorError
@@ -100,6 +100,15 @@ class PackedSource:
             )
         mine = rows // n
         return [self.loader.rows(first + at * mine + i, size) for i in range(0, mine, size)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The switches of a mixture that changes while it trains; nothing else has a state."""
+        return {"switches": [list(switch) for switch in getattr(self.loader, "switches", [])]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the switches back: the stream is again what it was."""
+        for switch in state["switches"]:
+            self.loader.switch(*switch)  # type: ignore[attr-defined]
 
     def position(self, step: int) -> dict[str, int | str]:
         """Where step ``step`` reads, and of what: a resumed run checks that it would go on at the same place."""

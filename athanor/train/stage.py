@@ -9,6 +9,7 @@ import torch
 
 from athanor.data.build import CorpusDir, Split, build_corpus, open_shards, tokenize_corpus, train_tokenizer_from_corpus
 from athanor.data.loader import PackedLoader, held_out_batches, stage_loader
+from athanor.data.mixtures import resolve
 from athanor.data.shards import ShardSet
 from athanor.errors import AthanorError
 from athanor.inference.session import default_device
@@ -20,10 +21,13 @@ from athanor.parallel.session import begin, engine_for, main_first
 from athanor.ranks import world_size
 from athanor.recipe.schema import Recipe, StageRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer
+from athanor.train.callbacks import Callback
+from athanor.train.data_log import DataLog
 from athanor.train.engine import EngineFactory, LocalEngine
-from athanor.train.objective import CausalLM
+from athanor.train.objective import CausalLM, CausalLMBySource
 from athanor.train.planned import predict, settle
 from athanor.train.progress import say
+from athanor.train.reweighting import Reweighting
 from athanor.train.run_dir import RunDir, recipe_differences
 from athanor.train.sources import BatchPlan, PackedSource
 from athanor.train.stages import EvalSet, Stage
@@ -95,11 +99,24 @@ def fit_stages(
     engine: EngineFactory = LocalEngine,
 ) -> Path:
     """Train a language model through ``stages``, write ``run/model`` with the tokenizer's files, mark the run done."""
-    trainer = Trainer(model, CausalLM(), stages, train, run, seed, engine=engine)
+    objective, callbacks = _watchers(stages, train, run)
+    trainer = Trainer(model, objective, stages, train, run, seed, callbacks, CausalLM(), engine=engine)
     result = trainer.fit()
     trainer.engine.export(lambda whole: save_model_dir(whole, run.model_dir, tokenizer_files_from=tokenizer_dir))
     run.mark_done(steps=result.steps, tokens=result.tokens, held_out_loss=result.last_eval)
     return run.model_dir
+
+
+def _watchers(stages: list[Stage], train: TrainRecipe, run: RunDir) -> tuple[CausalLM, list[Callback]]:
+    """The objective, and what watches the data: by source where a stage re-weights its mixture."""
+    rules = {stage.name: stage.reweight for stage in train.stages if stage.reweight is not None}
+    if not rules:
+        return CausalLM(), [DataLog()]
+    names: dict[str, None] = {}
+    for stage in stages:
+        if stage.name in rules and isinstance(stage.source, PackedSource):
+            names |= dict.fromkeys(getattr(stage.source.loader, "names", []))
+    return CausalLMBySource(list(names)), [DataLog(), Reweighting(rules, run)]
 
 
 def prepare_data(
@@ -188,15 +205,26 @@ def pretrain_stages(recipe: Recipe, shards: Shards, config: ModelConfig, pad_id:
     for item in _stage_recipes(train):
         seq_len = item.seq_len or train.seq_len
         _check_length(seq_len, config, item.name)
-        if before is None or before.seq_len != seq_len:
-            start = {}  # rows of another length are other rows: there is no place to go on from
-        loader = stage_loader(item, train, sources, recipe.seed, pad_id=pad_id, start=start)
-        for note in loader.notes:
-            run.event("data_note", stage=item.name, note=note)
-            say(f"{item.name}: {note}")
         where = f"train.stages.{item.name}" if train.stages else "train"
         plan = BatchPlan(seq_len, item.global_batch_tokens or train.global_batch_tokens, item.batch_ramp, where)
         steps = _steps(item, plan, where)
+        drawing = item.weighting.model_dump(), item.order.model_dump()
+        if before is None or before.seq_len != seq_len or before.drawing != drawing:
+            start = {}  # rows of another length, or drawn otherwise, are other rows: there is no place to go on from
+        read = resolve(item.mixture, sources, recipe.data.sources)
+        loader = stage_loader(
+            item,
+            train,
+            read.sources,
+            recipe.seed,
+            pad_id=pad_id,
+            start=start,
+            mixture=read.shares,
+            n_rows=plan.rows(steps)[0],
+        )
+        for note in [*read.notes, *loader.notes]:
+            run.event("data_note", stage=item.name, note=note)
+            say(f"{item.name}: {note}")
         if seq_len not in eval_sets:
             eval_sets[seq_len] = _eval_sets(shards, seq_len, train.eval_tokens, pad_id)
         run.event("stage_data", stage=item.name, steps=steps, seq_len=seq_len, sources=loader.describe())
@@ -214,11 +242,22 @@ def _stage_recipes(train: TrainRecipe) -> list[StageRecipe]:
     names = [stage.name for stage in train.stages]
     if twice := {name for name in names if names.count(name) > 1}:
         raise AthanorError(f"two stages are named {sorted(twice)[0]!r}", where="train.stages", fix="rename one")
+    shared = [stage for stage in train.stages if stage.tokens_share is not None]
     for key in ("steps", "tokens"):
-        if getattr(train, key) is not None:
+        if getattr(train, key) is not None and not (shared and key == "tokens"):
             what = f"{key} is given beside stages, which have their own lengths"
             raise AthanorError(what, where=f"train.{key}", fix=f"remove train.{key}, or remove train.stages")
-    return train.stages
+    if shared and train.tokens is None:
+        what = f"stage {shared[0].name} is a share of train.tokens, which are not given"
+        raise AthanorError(what, where="train.tokens", fix="train.tokens=1e9, or tokens in each stage")
+    return [_with_tokens(stage, train.tokens) for stage in train.stages]
+
+
+def _with_tokens(stage: StageRecipe, total: int | None) -> StageRecipe:
+    """The stage with its share of all tokens as a number of tokens."""
+    if stage.tokens_share is None or total is None:
+        return stage
+    return stage.model_copy(update={"tokens": max(1, round(stage.tokens_share * total)), "tokens_share": None})
 
 
 def _steps(item: StageRecipe, plan: BatchPlan, where: str) -> int:
