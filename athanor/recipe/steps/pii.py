@@ -9,7 +9,8 @@ from pydantic import Field
 from athanor.model.config import Strict
 
 PiiType = Literal[
-    "EMAIL", "PHONE", "RESIDENT_ID", "SOCIAL_CREDIT_CODE", "BANK_CARD", "IBAN", "SSN", "PASSPORT", "PLATE", "IP", "MAC", "KEY",
+    "EMAIL", "PHONE", "RESIDENT_ID", "SOCIAL_CREDIT_CODE", "BANK_CARD", "IBAN", "SSN", "PASSPORT", "PLATE",
+    "IP", "MAC", "KEY",
 ]  # fmt: skip
 
 
