@@ -25,17 +25,18 @@ import zstandard
 from athanor.data import arithmetic
 from athanor.data.readers import expand, lines, read_file
 from athanor.data.report import SourceCount, empty_error
-from athanor.data.shards import INDEX, ShardSet, ShardWriter
+from athanor.data.shards import INDEX, ShardSet
 from athanor.data.stdlib_corpus import python_version, stdlib_documents
+from athanor.data.tokenise import UNIT_BYTES, tokenise
 from athanor.data.types import SPLITS, Document, Dropped, Split
 from athanor.errors import AthanorError
 from athanor.files import atomic_path, digest, read_json, remove_tree, write_json
 from athanor.recipe.schema import Recipe, SourceRecipe
 from athanor.tokenizer import Tokenizer, train_tokenizer
+from athanor.tokenizer.tokenizer import usable_cores
 
 Say = Callable[[str], None]
 STAGE = "stage.json"
-_BATCH_BYTES = 4_000_000
 
 
 def _quiet(_: str) -> None:
@@ -272,12 +273,17 @@ def balanced_texts(corpus: CorpusDir, max_bytes: int) -> Iterator[str]:
 
 
 def tokenize_corpus(
-    corpus: CorpusDir, tokenizer: Tokenizer, out: str | Path, say: Say = _quiet, replace: bool = False
+    corpus: CorpusDir,
+    tokenizer: Tokenizer,
+    out: str | Path,
+    say: Say = _quiet,
+    replace: bool = False,
+    workers: int = 0,
 ) -> dict[str, dict[Split, ShardSet]]:
     """Token shards of every source and split that has documents, and the shard sets opened.
 
-    One process: ``tokenizers`` already encodes a batch on all cores. A source and split that is finished is kept, so
-    a run that was stopped goes on behind it.
+    ``workers`` processes (0: as many as there are cores) give the same bytes as one. What is finished is kept, so a run
+    that was stopped goes on behind it.
     """
     out = Path(out)
     origin = digest([corpus.fingerprint, tokenizer.fingerprint])
@@ -288,7 +294,8 @@ def tokenize_corpus(
         for split in SPLITS:
             if not corpus.count(source, split) or _is_finished(out / source / split, origin):
                 continue
-            _tokenize(corpus.documents(source, split), tokenizer, out / source / split, origin)
+            file = _split_file(corpus.path, source, split)
+            _tokenize(file, tokenizer, out / source / split, origin, workers or usable_cores(), say)
             shards = ShardSet.open(out / source / split, verify=False)
             say(f"tokens: {source}/{split}: {shards.n_docs:,} documents, {shards.n_tokens:,} tokens")
     _finish(out, "tokens", origin)
@@ -322,26 +329,17 @@ def _is_finished(path: Path, origin: str) -> bool:
     return False
 
 
-def _tokenize(documents: Iterator[Document], tokenizer: Tokenizer, out: Path, origin: str) -> None:
-    with ShardWriter(
-        out, tokenizer.fingerprint, tokenizer.vocab_size, eos_id=tokenizer.eos_id, origin=origin
-    ) as writer:
-        for texts in _batches(documents):
-            for ids in tokenizer.encode_batch(texts):
-                writer.add(ids)
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document.text)
-        size += len(document.text)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _tokenize(file: Path, tokenizer: Tokenizer, out: Path, origin: str, workers: int, say: Say) -> None:
+    # One process already encodes on all cores; several also read and write on them, which pays for many units.
+    several = workers > 1 and file.stat().st_size > UNIT_BYTES
+    tokenise(
+        (line or b"" for line in lines(file)),
+        tokenizer,
+        out,
+        origin=origin,
+        workers=workers if several else 1,
+        say=say,
+    )
 
 
 def _begin(out: Path, kind: str, origin: str, keep: bool = False, replace: bool = False) -> bool:
