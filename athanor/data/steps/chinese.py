@@ -21,6 +21,7 @@ from athanor.recipe.steps.clean import ChineseOptions
 
 #: Ends of sentences and clauses, full-width and (between or behind Chinese) half-width.
 _CLAUSE_END = r"[。！？；，、：…!?;,.\n]+"
+_NOT_PROSE = r"(?s)```.*?(?:```|\z)|(?-s)`[^`\n]*`|<[^<>\n]*>|https?://[!-~]+|\]\([^()\n]*\)"
 #: Unknown language counts as Chinese from this share of Han in letters, if kana are next to none.
 _MIN_HAN, _MAX_KANA = 0.3, 0.05
 
@@ -54,6 +55,7 @@ class Chinese(Step):
         return on_subset(docs, chosen, self._measure, self.fields)
 
     def _measure(self, docs: Docs) -> Columns:
+        docs = _prose(docs)
         counts, lines = char_counts(docs), line_counts(docs, self.options.short_line_chars)
         chars = counts["chars"] - counts["space"]
         clauses = pc.count_substring_regex(docs.table.column("text"), _CLAUSE_END).to_numpy(zero_copy_only=False)
@@ -86,6 +88,13 @@ class Chinese(Step):
         rules.above("digits", options.max_digits, "too many digits", "of characters")
         rules.above("mean_clause_chars", options.max_mean_clause_chars, "clauses too long", "characters on average")
         return Verdict(rules.reasons(len(docs)))
+
+
+def _prose(docs: Docs) -> Docs:
+    """The texts without fenced and inline code, HTML tags and addresses: what of a technical document is Chinese is
+    judged by its prose."""
+    text = pc.replace_substring_regex(docs.table.column("text"), _NOT_PROSE, "")
+    return Docs(pa.RecordBatch.from_arrays([text], names=["text"]))
 
 
 def is_chinese(docs: Docs) -> Mask:

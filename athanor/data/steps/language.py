@@ -30,6 +30,8 @@ _ENGLISH = frozenset("the and of to that is was for with are this which from hav
 _ENGLISH_PROSE = 0.25
 #: From these a sample is English: share, different ones, words in all.
 _ENGLISH_SHARE, _ENGLISH_KINDS, _MIN_WORDS = 0.15, 4, 20
+#: Wu is written in standard Chinese's characters, and the model takes Chinese among Latin letters for it.
+_SAME = {"wuu": "zh"}
 
 
 class Language(Step):
@@ -150,7 +152,7 @@ def _by_words(sample: str) -> tuple[str, float] | None:
 
 def _by_model(sample: str) -> tuple[str, float]:
     language, confidence = _identifier().classify(sample)
-    return str(language), float(confidence)
+    return _SAME.get(language, str(language)), float(confidence)
 
 
 @cache

@@ -59,12 +59,12 @@ def repetition(text: str, by_char: bool, top: Iterable[int], dup: Iterable[int])
     """``words.REPEAT_FIELDS``, then top and duplicate n-grams of the sizes given."""
     paragraphs = _duplicates(re.split(r"\n{2,}", text.strip()))
     lines = _duplicates(re.split(r"\n+", text))
-    units = [c for c in text if not c.isspace()] if by_char else text.split()
-    between = "" if by_char else " "
+    content = BIT["space"] | BIT["symbol"]
+    units = [c for c in text if not _classes(c) & content] if by_char else text.split()
     return [
         *paragraphs,
         *lines,
-        *(_top_ngram(units, n, between) for n in top),
+        *(_top_ngram(units, n, by_char) for n in top),
         *(_duplicate_ngrams(units, n) for n in dup),
     ]
 
@@ -81,7 +81,8 @@ def _duplicates(pieces: Sequence[str]) -> tuple[int, int, int]:
     return len(pieces), len(again), sum(map(len, again))
 
 
-def _top_ngram(units: Sequence[str], n: int, between: str) -> int:
+def _top_ngram(units: Sequence[str], n: int, by_char: bool) -> int:
+    """Words count although the n-gram occurs once (Gopher's rule does), characters from the third time on."""
     counts: dict[tuple[str, ...], int] = {}
     for i in range(len(units) - n + 1):
         gram = tuple(units[i : i + n])
@@ -89,7 +90,9 @@ def _top_ngram(units: Sequence[str], n: int, between: str) -> int:
     if not counts:
         return 0
     best = max(counts, key=counts.__getitem__)  # the first of several: dicts keep the order of insertion
-    return len(between.join(best)) * counts[best]
+    if by_char and counts[best] < 3:
+        return 0
+    return len(("" if by_char else " ").join(best)) * counts[best]
 
 
 def _duplicate_ngrams(units: Sequence[str], n: int) -> int:

@@ -173,7 +173,7 @@ Duplicates split_duplicates(Counter& seen, Span s, int run) {
     return found;
 }
 
-// Whitespace-separated words, or single characters where words are not separated.
+// Whitespace-separated words, or where words are not separated single characters but white space and punctuation.
 struct Units {
     std::vector<uint64_t> hashes;
     std::vector<int64_t> chars;     // before unit i
@@ -195,9 +195,10 @@ struct Units {
         for (const uint8_t* p = s.begin; p < s.end;) {
             const uint8_t* at = p;
             uint32_t code = next(p, s.end);
-            bool space = text.classes(code) & SPACE;
+            uint32_t classes = text.classes(code);
+            bool space = classes & SPACE;
             if (by_char) {
-                if (!space) push(mix(code + 1), 1);
+                if (!(classes & (SPACE | SYMBOL))) push(mix(code + 1), 1);
                 continue;
             }
             if (space) {
@@ -221,8 +222,9 @@ uint64_t power(uint64_t base, int64_t n) {
     return result;
 }
 
-// Characters of the most frequent n-gram, separators included, times how often it occurs; of several the first.
-int64_t top_ngram(Counter& seen, const Units& units, int64_t n, int64_t separator) {
+// Characters of the most frequent n-gram, separators included, times how often it occurs (at least ``min_count`` times,
+// else 0); of several the first.
+int64_t top_ngram(Counter& seen, const Units& units, int64_t n, int64_t separator, int64_t min_count) {
     int64_t n_grams = units.size() - n + 1;
     if (n_grams <= 0) return 0;
     seen.reset(n_grams);
@@ -236,6 +238,7 @@ int64_t top_ngram(Counter& seen, const Units& units, int64_t n, int64_t separato
             best_first = slot.first;
         }
     }
+    if (best_count < min_count) return 0;
     int64_t length = units.chars[best_first + n] - units.chars[best_first] + separator * (n - 1);
     return length * best_count;
 }
@@ -475,7 +478,7 @@ void athanor_repetition(const uint8_t* data, const int64_t* offsets, int64_t n_d
             *out++ = found.duplicate_chars;
         }
         units.read(text, s, by_char[i]);
-        for (int64_t k = 0; k < n_top; k++) *out++ = top_ngram(seen, units, top[k], by_char[i] ? 0 : 1);
+        for (int64_t k = 0; k < n_top; k++) *out++ = top_ngram(seen, units, top[k], !by_char[i], by_char[i] ? 3 : 1);
         for (int64_t k = 0; k < n_dup; k++) *out++ = duplicate_ngrams(seen, units, dup[k]);
     }
 }

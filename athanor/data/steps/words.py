@@ -72,7 +72,7 @@ def repetition(docs: Docs, by_char: npt.NDArray[np.bool_], top: Sequence[int], d
 
     ``top_{n}``  characters of the most frequent n-gram times how often it occurs.
     ``dup_{n}``  characters in n-grams that occurred before, each character once.
-    ``by_char`` [n_docs]: n-grams of characters instead of words.
+    ``by_char`` [n_docs]: n-grams of characters (white space and punctuation apart) instead of words.
     """
     fields = (*REPEAT_FIELDS, *(f"top_{n}" for n in top), *(f"dup_{n}" for n in dup))
     native = text_counts()
