@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from athanor.data.extract.charts import chart_table
 from athanor.data.extract.docx_styles import Label, Numbering, Styles
 from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val
 from athanor.data.extract.ooxml import Package
@@ -48,6 +49,7 @@ class _Inline:
 
     pieces: list[str] = field(default_factory=list)
     boxes: list[Any] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)
     formulas: int = 0
     plain: bool = False
     monospaced: bool = True
@@ -69,10 +71,12 @@ def extract_docx(raw: bytes) -> Extracted:
 class _Reader:
     def __init__(self, package: Package, part: str) -> None:
         root = package.xml(part)
+        self.package = package
+        self.relations = package.relations(part)
         self.body = child(root, "body")
         if self.body is None:
             raise Unreadable("broken docx: no document body")
-        named = {kind: target for kind, target in package.relations(part).values()}
+        named = {kind: target for kind, target in self.relations.values()}
         self.styles = Styles(package.xml(named.get("styles", "")))
         self.numbering = Numbering(package.xml(named.get("numbering", "")))
         self.notes = {kind: package.xml(named.get(kind, "")) for kind in ("footnotes", "endnotes")}
@@ -128,6 +132,11 @@ class _Reader:
             yield from self._styled(text, found, style, properties, label)
         for box in found.boxes:
             yield from self.blocks(box)
+        for chart in found.charts:
+            root = self.package.xml(self.relations[chart][1]) if chart in self.relations else None
+            if root is not None and (table := chart_table(root)):
+                self.n_tables += 1
+                yield Block("text", table)
 
     def _styled(self, text: str, found: _Inline, style: str, properties: Any, label: Label | None) -> Iterator[Block]:
         level = self.styles.heading_level(properties, style)
@@ -165,6 +174,8 @@ class _Reader:
                 self._formula(item, found)
             elif name == "txbxContent":
                 found.boxes.append(item)
+            elif name == "chart":
+                found.charts.append(next((v for k, v in item.attrib.items() if k.endswith("}id")), ""))
             else:
                 self._walk(item, found)
 

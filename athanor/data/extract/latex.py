@@ -90,7 +90,7 @@ class _Reader:
         head = []
         for command, heading in (("title", "# "), ("author", "")):
             found = next(iter(commands.find_arguments(self.preamble + self.body[:20_000], command)), "")
-            value = self._flat(found, 0)
+            value = self._flat(re.sub(r"^\s*\[[^\]]*\]", "", found), 0)
             if value and command == "title":
                 self.title = value
             if value:

@@ -48,7 +48,8 @@ SECTIONS = {
 CITATIONS = frozenset(
     [
         "cite", "citep", "citet", "citealp", "citealt", "citeauthor", "citeyear", "citeyearpar", "parencite",
-        "textcite",        "autocite", "footcite", "supercite", "Cite", "Citet", "Citep", "shortcite", "newcite", "onlinecite", "citenum",
+        "textcite", "autocite", "footcite", "supercite", "Cite", "Citet", "Citep", "shortcite", "newcite",
+        "onlinecite", "citenum",
     ]
 )  # fmt: skip
 REFERENCES = frozenset(
