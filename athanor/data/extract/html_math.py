@@ -1,0 +1,302 @@
+r"""Formulas of a page → LaTeX, each once, however it is marked up; placeholders take their place in the tree.
+
+Read: MathML (with and without TeX annotation), KaTeX, MathJax 2 and 3, ``<script type="math/tex">``, Wikipedia's
+images, ``data-tex`` and its kin, images whose alternative text is TeX, pandoc's and distill's elements,
+``language-math`` listings. TeX between ``\(…\)``, ``\[…\]`` or ``$$…$$`` in the text is text already and is left as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from athanor.data.extract.html_blocks import PLACEHOLDER
+from athanor.data.extract.html_tree import BLOCK_TAGS, drop, replace_by_text
+from athanor.data.extract.mathml import math_to_latex, unwrapped
+
+#: What a page must hold for a search of its tree to be worth while.
+_HINT = re.compile(
+    r"<(?:[a-z]+:)?math\b|katex|mathjax|mjx-|math/(?:tex|mml)|text/tex|data-(?:tex|latex|formula|equation|math)|latex|"
+    r"mwe-math|tex-math|d-math|[\"'\s]math[\"'\s-]|[?/]equation|eeimg|language-math|[\"'\s]tex[\"'\s]|mimetex|chart\?cht=tx",
+    re.IGNORECASE,
+)
+_DATA_ATTRIBUTES = ("data-tex", "data-latex", "data-formula", "data-equation", "data-katex", "data-math", "data-expr")
+#: What MathJax 2 draws beside its script, and previews.
+_DRAWN = frozenset(
+    [
+        "MathJax",
+        "MathJax_Display",
+        "MathJax_SVG",
+        "MathJax_SVG_Display",
+        "MathJax_CHTML",
+        "MathJax_Preview",
+        "mjx-chtml",
+    ]
+    + ["MJXc-display", "MathJax_MathML"]
+)
+_TEX_IMAGE = re.compile(
+    r"latex\.codecogs|latex\.php|/equation\?tex|mathtex|mimetex|chart\?cht=tx|/math/render|/latex", re.IGNORECASE
+)
+_TEX_CLASS = frozenset(["tex", "latex", "math", "equation", "mathtex", "ee_img", "mwe-math-fallback-image-inline"]
+                       + ["mwe-math-fallback-image-display", "formula"])  # fmt: skip
+_DELIMITED = re.compile(r"\\\(|\\\[|\$")
+_OUTER = re.compile(r"^(?:\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\])$", re.DOTALL)
+_SIGNS = re.compile(r"[\\^_=+<>/*|{}()]|[^\x00-\x7f]")
+#: Inside these a displayed formula stays part of the line; elsewhere it becomes a paragraph.
+_LINE_TAGS = frozenset(
+    ["p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "dt", "td", "th", "caption", "figcaption", "summary"]
+)
+
+Formulas = dict[str, tuple[str, bool]]
+
+
+def take_formulas(root: Any, source: str) -> Formulas:
+    """Replace every formula below ``root`` by a placeholder; {placeholder: (LaTeX, whether it is displayed)}."""
+    formulas: Formulas = {}
+    if not _HINT.search(source):
+        return formulas
+    _drop_drawings(root)
+    done: set[Any] = set()
+    found: list[tuple[Any, str, bool]] = []
+    for element in root.iter():
+        if not isinstance(element.tag, str):
+            continue
+        read = _read(element)
+        if read is not None and not any(parent in done for parent in element.iterancestors()):
+            done.add(element)
+            found.append((element, *read))
+    for element, latex, display in found:
+        _replace(element, latex, display, formulas)
+    return formulas
+
+
+def _replace(element: Any, latex: str, display: bool, formulas: Formulas) -> None:
+    latex = latex.strip()
+    wrapped = _OUTER.match(latex)
+    if wrapped and latex.count("$") in (0, 2, 4):
+        inner = next(group for group in wrapped.groups() if group is not None).strip()
+        display = display or latex.startswith(("$$", "\\["))
+        latex = inner
+    latex = re.sub(r"\n\s*\n+", "\n", latex.replace("\r\n", "\n"))
+    if not display:
+        latex = " ".join(latex.split())
+    if not latex:
+        drop(element)
+        return
+    key = PLACEHOLDER.format(len(formulas))
+    formulas[key] = (latex, display)
+    parent = element.getparent()
+    if display and parent is not None and parent.tag in BLOCK_TAGS and parent.tag not in _LINE_TAGS:
+        tail = element.tail
+        element.clear()
+        element.tag, element.text, element.tail = "p", key, tail
+    else:
+        replace_by_text(element, key)
+
+
+def _drop_drawings(root: Any) -> None:
+    """Drop what MathJax 2 drew where its source stands beside it: else every formula comes twice."""
+    if root.find(".//script") is None:
+        return
+    for script in list(root.iter("script")):
+        if not _script_type(script):
+            continue
+        before = script.getprevious()
+        while (
+            before is not None and not (before.tail or "").strip() and _DRAWN & set((before.get("class") or "").split())
+        ):
+            earlier = before.getprevious()
+            drop(before)
+            before = earlier
+
+
+def _script_type(element: Any) -> str:
+    kind = (element.get("type") or "").lower()
+    return kind if kind.startswith(("math/tex", "math/mml", "text/tex", "math/latex")) else ""
+
+
+def _read(element: Any) -> tuple[str, bool] | None:
+    """(LaTeX, displayed) if ``element`` is a formula as a whole."""
+    tag = element.tag
+    reader = _READERS.get(tag.rsplit(":", 1)[-1])
+    if reader is not None:
+        read = reader(element)
+        if read is not None:
+            return read
+    attributes = element.attrib
+    if not attributes:
+        return None
+    css = attributes.get("class")
+    if css:
+        read = _by_class(element, set(css.split()))
+        if read is not None:
+            return read
+    for name in _DATA_ATTRIBUTES:
+        value = attributes.get(name)
+        # Such an element shows the formula and nothing else; a container with much text is none.
+        if value and _looks_like_tex(value) and len(element.text_content()) <= 20 * len(value) + 200:
+            return value, _is_display(element)
+    return None
+
+
+def _is_display(element: Any) -> bool:
+    css = f" {element.get('class') or ''} {element.get('data-display') or ''} ".lower()
+    if element.get("display") in ("true", "block") or element.get("mode") == "display" or "inline" in css:
+        return "inline" not in css
+    return element.tag in ("div", "figure", "p") or "display" in css or "block" in css
+
+
+def _by_class(element: Any, css: set[str]) -> tuple[str, bool] | None:
+    if "katex-display" in css or "katex" in css or "katex-mathml" in css:
+        latex = _inner_math(element)
+        if latex is None:
+            # Without the MathML half nothing but the drawn signs is left.
+            latex = _drawn_text(element)
+        outer = element.iterancestors()
+        return latex, "katex-display" in css or any("katex-display" in (a.get("class") or "") for a in outer)
+    if "mwe-math-element" in css or "mjx-container" in css:
+        latex = _inner_math(element)
+        return (latex, bool(element.xpath("boolean(.//math[@display='block'])"))) if latex is not None else None
+    if css & _DRAWN and element.tag != "script":
+        return _mathjax(element, css)
+    if "math" in css and css & {"inline", "display"} or "math-tex" in css or "ztext-math" in css:
+        return _plain(element, "display" in css)
+    if "language-math" in css or "lang-math" in css:
+        return _plain(element, element.tag == "pre" or element.getparent().tag == "pre")
+    return None
+
+
+def _plain(element: Any, display: bool) -> tuple[str, bool] | None:
+    r"""TeX as the element's text; with delimiters of its own (``\(…\)``) it is text and stays so."""
+    if any(child.tag in ("math", "script", "img") or "katex" in (child.get("class") or "") for child in element.iter()):
+        return None
+    text = element.text_content().strip()
+    if len(element) and "\\" not in text:  # a formula set with <em> and <sup> is read as text
+        return None
+    if not text or (_DELIMITED.search(text) and not display and not _OUTER.match(text)):
+        return None
+    return text, display or text.startswith(("$$", "\\["))
+
+
+def _mathjax(element: Any, css: set[str]) -> tuple[str, bool] | None:
+    display = any("Display" in name or "display" in name for name in css)
+    latex = _inner_math(element)
+    if latex is None:
+        for node in element.iter():
+            source = node.get("data-mathml")
+            if source:
+                latex = _from_markup(source)
+                display = display or 'display="block"' in source
+                break
+    return (latex, display) if latex is not None else ("", False)
+
+
+def _inner_math(element: Any) -> str | None:
+    """LaTeX of the first MathML below, or of the first image with TeX."""
+    for node in element.iter():
+        if isinstance(node.tag, str) and node.tag.rsplit(":", 1)[-1] == "math":
+            return math_to_latex(node)
+    for node in element.iter("annotation"):
+        return unwrapped(node.text_content())
+    for image in element.iter("img"):
+        if image.get("alt"):
+            return unwrapped(image.get("alt"))
+    return None
+
+
+def _drawn_text(element: Any) -> str:
+    from athanor.data.extract.mathchars import math_latex
+
+    return math_latex(" ".join(element.text_content().replace("\u200b", "").split()))
+
+
+def _from_markup(source: str) -> str | None:
+    import lxml.etree
+    import lxml.html
+
+    try:
+        math = lxml.html.fragment_fromstring(source)
+    except (lxml.etree.ParserError, lxml.etree.XMLSyntaxError, ValueError):
+        return None
+    return math_to_latex(math)
+
+
+# -- readers by tag --
+
+
+def _math(element: Any) -> tuple[str, bool] | None:
+    return math_to_latex(element), element.get("display") == "block" or element.get("mode") == "display"
+
+
+def _script(element: Any) -> tuple[str, bool] | None:
+    kind = _script_type(element)
+    if not kind:
+        return None
+    text = re.sub(r"^\s*%?\s*<!\[CDATA\[|%?\s*\]\]>\s*$", "", element.text or "")
+    display = re.search(r"mode\s*=\s*display", kind) is not None
+    if kind.startswith("math/mml"):
+        latex = _from_markup(text)
+        return (latex, display or 'display="block"' in text) if latex else None
+    return text, display
+
+
+def _container(element: Any) -> tuple[str, bool] | None:
+    latex = _inner_math(element)
+    if latex is None:
+        latex = element.get("aria-label") or _drawn_text(element)
+    return latex, element.get("display") == "true"
+
+
+def _image(element: Any) -> tuple[str, bool] | None:
+    alternative = (element.get("alt") or "").strip()
+    source = element.get("src") or element.get("data-src") or ""
+    css = (element.get("class") or "").lower()
+    is_tex = bool(_TEX_IMAGE.search(source))
+    if not is_tex and not _TEX_CLASS & set(css.split()):
+        return None
+    display = "display" in css or alternative.startswith(("\\[", "$$"))
+    if alternative and _looks_like_tex(alternative) or (alternative and "mwe-math" in css):
+        return unwrapped(alternative), display
+    if is_tex:
+        latex = _from_address(source)
+        if latex:
+            return latex, display
+    # A formula of one letter has no sign of TeX in it; the class alone ("math") may mean any picture.
+    return (alternative, display) if is_tex and alternative and len(alternative) < 40 else None
+
+
+def _from_address(source: str) -> str:
+    """TeX in the query of a rendering service's address."""
+    query = urlsplit(source).query
+    values = parse_qs(query)
+    for name in ("tex", "latex", "chl", "eq", "formula"):
+        if values.get(name):
+            return values[name][0]
+    plain = unquote(query.replace("+", " ")) if query and "=" not in query.split("\\", 1)[0] else ""
+    return re.sub(r"^\\(?:dpi|bg|fn|fg)[_a-z]*\{?\w*\}?\s*", "", plain)
+
+
+def _tex_element(element: Any) -> tuple[str, bool] | None:
+    text = re.sub(r".*\\begin\{document\}(.*)\\end\{document\}.*", r"\1", element.text_content(), flags=re.DOTALL)
+    return text, "block" in element.attrib or element.get("display") in ("true", "block")
+
+
+def _renderer(element: Any) -> tuple[str, bool] | None:
+    return _plain(element, "js-display-math" in (element.get("class") or ""))
+
+
+_READERS: dict[str, Any] = {
+    "math": _math, "script": _script, "mjx-container": _container, "img": _image, "d-math": _tex_element,
+    "tex-math": _tex_element, "math-renderer": _renderer,
+}  # fmt: skip
+
+
+def _looks_like_tex(text: str) -> bool:
+    """Not a caption: a sign of mathematics in it, or a word of one or two letters."""
+    if len(text) <= 2:
+        return text.isalnum()
+    if "\\" in text or "^" in text or "_{" in text:
+        return True
+    words = re.findall(r"[A-Za-z]{4,}", text)
+    return bool(_SIGNS.search(text)) and len(words) <= 2 and not re.search(r"\.(?:png|jpe?g|gif|svg)$", text)

@@ -1,0 +1,235 @@
+"""Which blocks of a page are its content.
+
+trafilatura chooses first (its precision mode, and the balanced one where that left most of the page's prose out); its
+choice is read from the marks of the blocks (``html_blocks``). Four rules, none of which knows a site, then correct it:
+
+- *plain pages* (no navigation, few links) are content as a whole;
+- *same kind*: blocks whose element and two ancestors have the tags and classes of most of the chosen prose are prose
+  too (an article in several containers, of which a library takes one);
+- *links*: paragraphs, headings and lists that are links and nothing else lead away from the text;
+- *machinery*: blocks below elements whose class or id names a widget (newsletter, share, related, …), unless much of
+  the chosen text stands there.
+
+Headings, tables, listings and formulas between chosen blocks of one container are kept, though libraries drop them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from typing import Any
+
+from athanor.data.extract.html_blocks import Block
+
+_WIDGETS = re.compile(
+    r"(?:^|[\s_-])(?:newsletters?|promos?|promotion|cta|related|recommended|recommendations?|recirc|shar(?:e|ing)|"
+    r"sharebar|social|subscri(?:be|ption)|sign-?up|adverts?|ads?|advertisement|sponsor(?:ed|s)?|breadcrumbs?|byline|"
+    r"copyright|disclaimer|cookie|consent|paywall|outbrain|taboola|popular|trending|more-?(?:news|stories|from)|"
+    r"read-?more|author-?(?:bio|box|info|card)|about-?author|comments?|disqus|pagination|pager|tags?|tag-list|"
+    r"(?:post|entry)-?meta|postinfo|meta)(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+_ASIDE_TAGS = frozenset(["nav", "footer", "aside"])
+_PROSE = frozenset(["text", "item", "code", "table", "quote"])
+_STRUCTURE = frozenset(["heading", "code", "table", "formula"])
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_DIGITS = re.compile(r"\d+")
+#: A block of prose: about a sentence (units: see ``weight``).
+_SENTENCE = 80
+_SHORT_LINK = 20
+_LINKED = 0.75
+
+
+def weight(block: Block) -> int:
+    """Length in Latin letters: a Chinese, Japanese or Korean character says as much as about 2.5 of them."""
+    if block.text.isascii():
+        return block.n_chars
+    return block.n_chars + 3 * len(_CJK.findall(block.text)) // 2
+
+
+class Page:
+    """The blocks of a page with what the rules ask of them."""
+
+    def __init__(self, root: Any, blocks: list[Block]) -> None:
+        self.root, self.blocks = root, blocks
+        self.weights = [weight(block) for block in blocks]
+        self._paths: dict[Any, list[Any]] = {}
+        self._widgets: dict[Any, bool] = {}
+
+    def path(self, block: Block) -> list[Any]:
+        """The block's element and its ancestors below ``body``."""
+        element = block.element
+        known = self._paths.get(element)
+        if known is None:
+            known = [node for node in (element, *element.iterancestors()) if node.tag not in ("body", "html")]
+            self._paths[element] = known
+        return known
+
+    def is_widget(self, element: Any) -> bool:
+        """Whether class or id of an element name a widget of the page."""
+        known = self._widgets.get(element)
+        if known is None:
+            names = f"{element.get('class') or ''} {element.get('id') or ''}"
+            known = self._widgets[element] = bool(len(names) > 1 and _WIDGETS.search(names))
+        return known
+
+    def size(self, chosen: list[bool]) -> int:
+        """Weight of the chosen blocks."""
+        return sum(n for n, kept in zip(self.weights, chosen, strict=True) if kept)
+
+    def held(self, chosen: list[bool]) -> Counter[Any]:
+        """Weight of the chosen blocks below each element."""
+        held: Counter[Any] = Counter()
+        for block, n, kept in zip(self.blocks, self.weights, chosen, strict=True):
+            if kept:
+                for element in self.path(block):
+                    held[element] += n
+        return held
+
+
+def select(root: Any, blocks: list[Block]) -> list[bool]:
+    """For each block whether it is content. Something is chosen wherever there is any text at all."""
+    page = Page(root, blocks)
+    aside = [any(node.tag in _ASIDE_TAGS for node in page.path(block)) for block in blocks]
+    whole = [not beside for beside in aside]
+    if not any(whole):
+        return [True] * len(blocks)
+    if _is_plain(page, aside):
+        return whole
+    chosen = _by_library(page, aside)
+    if not any(chosen):
+        prose = [n >= _SENTENCE and b.link_density < 0.3 for b, n in zip(blocks, page.weights, strict=True)]
+        chosen = [w and p for w, p in zip(whole, prose, strict=True)]
+        return chosen if any(chosen) else whole
+    for rule in (_without_links, _without_widgets, _same_kind, _with_structure, _without_bare_headings):
+        changed = rule(page, chosen)
+        if any(changed):
+            chosen = changed
+    return chosen
+
+
+def _is_plain(page: Page, aside: list[bool]) -> bool:
+    """A page that is nothing but its text: no navigation, no widgets, few links."""
+    total = sum(page.weights)
+    links = sum(block.n_link_chars for block in page.blocks)
+    if any(aside) or links > 0.25 * total:
+        return False
+    return not any(page.is_widget(node) for block in page.blocks for node in page.path(block))
+
+
+def _by_library(page: Page, aside: list[bool]) -> list[bool]:
+    """trafilatura's choice; the balanced mode where the precise one keeps less than half of the page's prose."""
+    chosen = _marked(page, favor_precision=True)
+    prose = sum(
+        n
+        for block, n, beside in zip(page.blocks, page.weights, aside, strict=True)
+        if n > _SENTENCE and block.link_density < 0.3 and block.kind in _PROSE and not beside
+    )
+    if page.size(chosen) < 0.5 * prose:
+        balanced = _marked(page)
+        if page.size(chosen) < 0.4 * page.size(balanced):
+            return balanced
+    return chosen
+
+
+def _marked(page: Page, **mode: Any) -> list[bool]:
+    """The blocks whose marks come back from trafilatura; a table, where most of its cells do."""
+    import trafilatura
+
+    for name in ("trafilatura", "trafilatura.core"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # one page without content is no event of its own
+    document = trafilatura.bare_extraction(page.root, include_comments=False, with_metadata=False, **mode)
+    text = getattr(document, "text", None) or ""
+    found = set(text)
+    return [
+        2 * sum(cell.n_chars for cell in block.cells if cell.mark in found) >= block.n_chars
+        if block.kind == "table"
+        else bool(block.mark) and block.mark in found
+        for block in page.blocks
+    ]
+
+
+def _without_links(page: Page, chosen: list[bool]) -> list[bool]:
+    """Drop paragraphs and headings that are links, and lists of which most is."""
+    lists: dict[Any, list[int]] = {}
+    for block in page.blocks:
+        if block.kind == "item":
+            sums = lists.setdefault(block.element.getparent(), [0, 0])
+            sums[0] += block.n_link_chars
+            sums[1] += block.n_chars
+    out = []
+    for block, kept in zip(page.blocks, chosen, strict=True):
+        linked = block.link_density >= _LINKED and block.n_chars > _SHORT_LINK
+        if linked and block.kind == "item":
+            n_link, n_all = lists[block.element.getparent()]
+            linked = n_link >= _LINKED * n_all
+        out.append(kept and not (linked and block.kind in ("text", "heading", "item")))
+    return out
+
+
+def _without_widgets(page: Page, chosen: list[bool]) -> list[bool]:
+    """Drop what stands below a widget, unless that is a good part of the page's text (a thread of comments is)."""
+    total, held = page.size(chosen), page.held(chosen)
+    out = [
+        kept and not any(page.is_widget(node) and held[node] < 0.3 * total for node in page.path(block))
+        for block, kept in zip(page.blocks, chosen, strict=True)
+    ]
+    return out if page.size(out) > 0.7 * total else chosen
+
+
+def _same_kind(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add prose marked up as most of the chosen prose is."""
+    kinds: Counter[tuple[tuple[str, str], ...]] = Counter()
+    signatures = [_signature(page.path(block)) if block.kind == "text" else () for block in page.blocks]
+    for signature, n, kept in zip(signatures, page.weights, chosen, strict=True):
+        if kept and signature:
+            kinds[signature] += n
+    total = sum(kinds.values())
+    main = {kind for kind, n in kinds.items() if 2 * n > total and any(css for _, css in kind)}
+    if not main:
+        return chosen
+    return [
+        kept or (signature in main and block.link_density < 0.3 and n >= 60)
+        for block, signature, n, kept in zip(page.blocks, signatures, page.weights, chosen, strict=True)
+    ]
+
+
+def _without_bare_headings(page: Page, chosen: list[bool]) -> list[bool]:
+    """Drop a heading under which nothing is left, because what it headed was dropped."""
+    out = list(chosen)
+    below = 0  # level of the kept heading that follows with no text between, 7 for text, 0 at the end
+    for at in range(len(chosen) - 1, -1, -1):
+        block = page.blocks[at]
+        if not out[at]:
+            continue
+        if block.kind == "heading" and below <= block.level and not all(chosen[at + 1 : at + 2]):
+            out[at] = False
+        else:
+            below = block.level if block.kind == "heading" else 7
+    return out
+
+
+def _signature(path: list[Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((node.tag, _DIGITS.sub("", node.get("class") or "")) for node in path[:3])
+
+
+def _with_structure(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add headings, tables, listings and formulas between chosen blocks inside the element that holds the text."""
+    total, held = page.size(chosen), page.held(chosen)
+    holders = [element for element, n in held.items() if n >= 0.8 * total]
+    box = max(holders, key=lambda element: sum(1 for _ in element.iterancestors()), default=None)
+    first = chosen.index(True)
+    last = len(chosen) - 1 - chosen[::-1].index(True)
+    out = list(chosen)
+    for at in range(first, last + 1):
+        block = page.blocks[at]
+        if chosen[at] or block.kind not in _STRUCTURE or block.link_density > 0.4:
+            continue
+        path = page.path(block)
+        inside = path[: path.index(box)] if box in path else (path if box is None else None)
+        if inside is not None and not any(
+            node.tag in _ASIDE_TAGS or node.tag in ("header", "form") or page.is_widget(node) for node in inside
+        ):
+            out[at] = True
+    return out
