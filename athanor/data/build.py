@@ -282,8 +282,8 @@ def tokenize_corpus(
 ) -> dict[str, dict[Split, ShardSet]]:
     """Token shards of every source and split that has documents, and the shard sets opened.
 
-    ``workers`` processes (0: as many as there are cores) give the same bytes as one. What is finished is kept, so a run
-    that was stopped goes on behind it.
+    ``workers`` processes (0: as many as pay) give the same bytes as one. What is finished is kept, so a run that was
+    stopped goes on behind it.
     """
     out = Path(out)
     origin = digest([corpus.fingerprint, tokenizer.fingerprint])
@@ -295,7 +295,7 @@ def tokenize_corpus(
             if not corpus.count(source, split) or _is_finished(out / source / split, origin):
                 continue
             file = _split_file(corpus.path, source, split)
-            _tokenize(file, tokenizer, out / source / split, origin, workers or usable_cores(), say)
+            _tokenize(file, tokenizer, out / source / split, origin, workers, say)
             shards = ShardSet.open(out / source / split, verify=False)
             say(f"tokens: {source}/{split}: {shards.n_docs:,} documents, {shards.n_tokens:,} tokens")
     _finish(out, "tokens", origin)
@@ -330,16 +330,11 @@ def _is_finished(path: Path, origin: str) -> bool:
 
 
 def _tokenize(file: Path, tokenizer: Tokenizer, out: Path, origin: str, workers: int, say: Say) -> None:
-    # One process already encodes on all cores; several also read and write on them, which pays for many units.
-    several = workers > 1 and file.stat().st_size > UNIT_BYTES
-    tokenise(
-        (line or b"" for line in lines(file)),
-        tokenizer,
-        out,
-        origin=origin,
-        workers=workers if several else 1,
-        say=say,
-    )
+    if not workers:
+        # One process already encodes on all cores and only reads and writes on one, so few cores gain nothing more.
+        workers = usable_cores() if usable_cores() > 2 and file.stat().st_size > UNIT_BYTES else 1
+    texts = (line or b"" for line in lines(file))
+    tokenise(texts, tokenizer, out, origin=origin, workers=workers, say=say)
 
 
 def _begin(out: Path, kind: str, origin: str, keep: bool = False, replace: bool = False) -> bool:
