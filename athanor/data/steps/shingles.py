@@ -152,12 +152,23 @@ def shingle_hashes(tokens: Tokens, n: int) -> tuple[U64, npt.NDArray[np.int64]]:
 
 
 def _polynomial(values: U64, n: int) -> U64:
-    """Σ values[i+j]·B^(n-1-j) for every i; the last n-1 rows are of windows that the array's end cuts."""
-    total = np.zeros(len(values), dtype=np.uint64)
-    for j in range(n):
-        total *= np.uint64(_TOKEN_BASE)
-        total[: len(values) - j] += values[j:]
-    return total
+    """Σ values[i+j]·B^(n-1-j) for every i; the last n-1 rows are of windows that the array's end cuts.
+
+    By doubling: the polynomial of k + m tokens is that of the first k times B^m plus that of the m after them.
+    """
+    total, length = np.zeros(len(values), dtype=np.uint64), 0
+    power, width = values.copy(), 1
+    while True:
+        if n & width:
+            total *= np.uint64(pow(_TOKEN_BASE, width, 2**64))
+            total[: max(len(values) - length, 0)] += power[length:]
+            length += width
+        if length == n:
+            return total
+        shifted = power[width:]
+        power = power * np.uint64(pow(_TOKEN_BASE, width, 2**64))
+        power[: len(shifted)] += shifted
+        width *= 2
 
 
 def _tokens_numpy(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], numbers: bool) -> Tokens:

@@ -77,6 +77,7 @@ class DecontaminateOptions(Strict):
     """Documents that hold items of evaluation sets: every jsonl, json, parquet, csv or tsv file below ``sets``.
 
     ``ngram``  words in a row that must not be shared (``ngram_han`` characters where Han prevails).
+    ``min_coverage``  share of an item's n-grams that must be found together (0: one n-gram is enough).
     ``fuzzy``  share of an item's n-grams of ``fuzzy_ngram`` found close together that counts as the item itself
     (above 1: off). ``action``: drop the document, or cut the passages and the sentences around them.
     ``max_items``: n-grams of more items than this are a set's template and protect nothing.
@@ -88,8 +89,9 @@ class DecontaminateOptions(Strict):
     ngram: int = Field(default=13, ge=5)
     ngram_han: int = Field(default=20, ge=8)
     min_matches: int = Field(default=1, ge=1)
+    min_coverage: float = Field(default=0.1, ge=0, le=1)
     fuzzy_ngram: int = Field(default=5, ge=3)
-    fuzzy: float = Field(default=0.6, gt=0)
+    fuzzy: float = Field(default=0.5, ge=0.3)
     max_items: int = Field(default=10, ge=1)
     action: Literal["drop", "cut"] = "drop"
     min_left_chars: int = Field(default=200, ge=0)
