@@ -12,7 +12,7 @@ from athanor.align.post_training import fit_and_save, one_stage, open_for_chat
 from athanor.align.sources import load_conversations
 from athanor.data.conversations import Conversation, tokenize_conversations
 from athanor.data.loader import PackedLoader, held_out_batches
-from athanor.data.readers import expand
+from athanor.data.readers import expand, stamp
 from athanor.data.shards import INDEX, ShardSet
 from athanor.errors import AthanorError
 from athanor.files import digest, remove_tree
@@ -80,9 +80,7 @@ def _shards(run: RunDir, name: str, source: SourceRecipe, seed: int, tokenizer: 
     """Masked shards of one source in the run directory; made when they are missing or were made from something else."""
     where = f"sft.sources.{name}"
     folder = run.path / "data" / (f"{name}-held-out" if held_out else name)
-    stats = (
-        [(f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in expand(source.paths)[0]] if source.paths else []
-    )
+    stats = [stamp(file) for file in expand(source.paths)[0]] if source.paths else []
     origin = digest([source.model_dump(mode="json"), seed, tokenizer.fingerprint, stats])
     if (folder / INDEX).exists():
         shards = ShardSet.open(folder)

@@ -23,7 +23,7 @@ from typing import Any
 import zstandard
 
 from athanor.data import arithmetic
-from athanor.data.readers import expand, lines, read_file
+from athanor.data.readers import expand, lines, read_file, stamp
 from athanor.data.report import SourceCount, empty_error
 from athanor.data.shards import INDEX, ShardSet
 from athanor.data.stdlib_corpus import python_version, stdlib_documents
@@ -151,8 +151,7 @@ def _inputs(recipe: Recipe) -> list[Any]:
                     "the source has no paths", where=f"data.sources.{name}.paths", fix="files, folders, globs"
                 )
             for file in expand(source.paths)[0]:
-                stat = file.path.stat()
-                found.append([name, file.name, stat.st_size, stat.st_mtime_ns])
+                found.append([name, file.name, *stamp(file)])
         elif source.kind == "stdlib":
             found.append([name, python_version()])
     return found

@@ -34,7 +34,8 @@ def jsonl(rows: list[dict]) -> bytes:
 def test_text_files_are_one_document(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes("héllo\r\n世界\n".encode())
     documents, dropped = read(tmp_path / name, domain="d", language="zh")
-    assert documents == [Document(name, "héllo\r\n世界\n", "d", "zh")] and not dropped
+    kind = {"a.md": "markdown", "a.py": "code", "a.cpp": "code"}.get(name, "text")
+    assert documents == [Document(name, "héllo\r\n世界\n", "d", "zh", {"format": kind})] and not dropped
 
 
 def test_utf8_mark_is_not_text(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from athanor.data.extract.types import Unreadable
 
@@ -283,3 +284,17 @@ def decode_source(raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def included_names(text: str, folder: Path, depth: int = 0) -> frozenset[str]:
+    """Names (without ``.tex``, relative to the folder) that a document includes, directly or through others."""
+    found: set[str] = set()
+    for match in _INPUT.finditer(_COMMENT.sub(r"\1", text)):
+        name = posixpath.normpath((match[1] or match[2]).strip()).removesuffix(".tex")
+        if name in found or len(found) > 500 or name.startswith(("/", "..")):
+            continue
+        found.add(name)
+        path = folder / f"{name}.tex"
+        if depth < 5 and path.is_file():
+            found |= included_names(path.read_bytes()[:1_000_000].decode("utf-8", "replace"), folder, depth + 1)
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""Reading files of every format: where they are, their bytes, their rows, their text."""
