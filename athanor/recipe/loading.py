@@ -65,6 +65,11 @@ def settings(kind: type[Settings], overrides: Sequence[str]) -> Settings:
     return _validate(kind, source, problems)
 
 
+def validated(kind: type[Settings], source: Source) -> Settings:
+    """Typed settings from a file that was read, with the same errors as a recipe."""
+    return _validate(kind, source, [])
+
+
 def _apply(source: Source, overrides: Sequence[str]) -> list[AthanorError]:
     """Apply every override; what is wrong with those that cannot be applied."""
     problems = []
