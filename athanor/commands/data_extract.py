@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
@@ -122,7 +122,7 @@ def _documents(file: InputFile, text_key: str, max_bytes: int, tolerant: bool) -
         yield Dropped(file.name, f"damaged: {error.what}")
 
 
-def _write(stream: IO[str], row: dict[str, object]) -> None:
+def _write(stream: IO[str], row: Mapping[str, object]) -> None:
     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

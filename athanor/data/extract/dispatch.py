@@ -82,6 +82,8 @@ def _guarded(read: Callable[[], Extracted]) -> Extracted | Unreadable:
         return error
     except (AthanorError, OSError, MemoryError):
         raise
+    except ImportError as error:
+        raise AthanorError(f"a library is missing: {error}", fix="pip install what it names") from None
     except RecursionError:
         return Unreadable("broken: nested too deep")
     except Exception as error:

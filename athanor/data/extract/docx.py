@@ -17,13 +17,12 @@ from athanor.data.extract.charts import chart_table
 from athanor.data.extract.docx_styles import Label, Numbering, Styles
 from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val
 from athanor.data.extract.ooxml import Package
+from athanor.data.extract.scripts import raised
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
 _MONOSPACED = re.compile(r"courier|consolas|menlo|monaco|mono\b|monospace|code pro|lucida console|fixedsys", re.I)
 _CODE_CHARS = re.compile(r"[;{}()=<>\[\]#_/\\]")
-_SUPERSCRIPTS = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
-_SUBSCRIPTS = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
 #: Elements whose content is text that was removed, an instruction, or a copy of what stands elsewhere.
 _SKIPPED = frozenset(
     [
@@ -211,7 +210,7 @@ class _Reader:
             found.plain = True
             font = val(child(properties, "rFonts"), "ascii", "") or ""
             found.monospaced &= bool(_MONOSPACED.search(font))
-            found.pieces[start:] = [_raised(text, val(child(properties, "vertAlign")))]
+            found.pieces[start:] = [raised(text, val(child(properties, "vertAlign")))]
 
     def _cite(self, item: Any, kind: str, found: _Inline) -> None:
         number = val(item, "id") or ""
@@ -300,15 +299,6 @@ def _content(sdt: Any) -> Any:
 
 def _style_id(paragraph: Any) -> str:
     return val(child(paragraph, "pPr", "pStyle")) or ""
-
-
-def _raised(text: str, align: str | None) -> str:
-    """Superscripts and subscripts as Unicode where every character has one: 10⁶ must not become 106."""
-    table = {"superscript": _SUPERSCRIPTS, "subscript": _SUBSCRIPTS}.get(align or "")
-    stripped = text.strip()
-    if table is None or not all(ord(c) in table for c in stripped):
-        return text
-    return text.translate(table)
 
 
 def _symbol(item: Any) -> str:
