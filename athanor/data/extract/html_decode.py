@@ -27,7 +27,7 @@ _WHATWG = {
     "iso-8859-9": "cp1254", "tis-620": "cp874", "iso-8859-11": "cp874",
 }  # fmt: skip
 #: Characters a text never holds: NUL and other controls, lone surrogates, noncharacters.
-_NEVER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_NEVER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _HEAD_BYTES = 4096
 
 
@@ -37,7 +37,7 @@ def clean_text(text: str) -> str:
         return text
     # Halves of a pair that stand side by side (as JSON escapes leave them) are one character.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return _NEVER.sub("", text)
+    return _NEVER.sub("", text.replace("\f", "\n"))
 
 
 def decode(raw: bytes, declared: str | None = None) -> tuple[str, str]:

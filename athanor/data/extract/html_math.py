@@ -2,7 +2,7 @@ r"""Formulas of a page → LaTeX, each once, however it is marked up; placeholde
 
 Read: MathML (with and without TeX annotation), KaTeX, MathJax 2 and 3, ``<script type="math/tex">``, Wikipedia's
 images, ``data-tex`` and its kin, images whose alternative text is TeX, pandoc's and distill's elements,
-``language-math`` listings. TeX between ``\(…\)``, ``\[…\]`` or ``$$…$$`` in the text is text already and is left as it stands.
+``language-math`` listings. TeX between ``\(…\)``, ``\[…\]`` or ``$$…$$`` in the text is text already and stays.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _TEX_CLASS = frozenset(["tex", "latex", "math", "equation", "mathtex", "ee_img",
                        + ["mwe-math-fallback-image-display", "formula"])  # fmt: skip
 _DELIMITED = re.compile(r"\\\(|\\\[|\$")
 _OUTER = re.compile(r"^(?:\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\])$", re.DOTALL)
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SIGNS = re.compile(r"[\\^_=+<>/*|{}()]|[^\x00-\x7f]")
 #: Inside these a displayed formula stays part of the line; elsewhere it becomes a paragraph.
 _LINE_TAGS = frozenset(
@@ -127,17 +128,13 @@ def _read(element: Any) -> tuple[str, bool] | None:
     attributes = element.attrib
     if not attributes:
         return None
-    css = attributes.get("class")
-    if css:
-        read = _by_class(element, set(css.split()))
-        if read is not None:
-            return read
     for name in _DATA_ATTRIBUTES:
         value = attributes.get(name)
         # Such an element shows the formula and nothing else; a container with much text is none.
         if value and _looks_like_tex(value) and len(element.text_content()) <= 20 * len(value) + 200:
             return value, _is_display(element)
-    return None
+    css = attributes.get("class")
+    return _by_class(element, set(css.split())) if css else None
 
 
 def _is_display(element: Any) -> bool:
@@ -295,8 +292,13 @@ _READERS: dict[str, Any] = {
 def _looks_like_tex(text: str) -> bool:
     """Not a caption: a sign of mathematics in it, or a word of one or two letters."""
     if len(text) <= 2:
-        return text.isalnum()
+        return text.isalnum() and not _CJK.search(text)
     if "\\" in text or "^" in text or "_{" in text:
         return True
     words = re.findall(r"[A-Za-z]{4,}", text)
-    return bool(_SIGNS.search(text)) and len(words) <= 2 and not re.search(r"\.(?:png|jpe?g|gif|svg)$", text)
+    return (
+        bool(_SIGNS.search(text))
+        and len(words) <= 2
+        and not _CJK.search(text)
+        and not re.search(r"\.(?:png|jpe?g|gif|svg)$", text)
+    )

@@ -29,6 +29,7 @@ _DROPPED = frozenset(
     + ["basefont", "noframes", "rp", "rt", "link", "meta", "param", "source", "track", "area"]
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)[^<>]*>")
+_REFERENCE = re.compile(r"&#(?:[xX]([0-9a-fA-F]{1,9})|([0-9]{1,9}));?")
 _VOID = frozenset(
     ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
 )
@@ -53,12 +54,20 @@ BLOCK_TAGS = frozenset(
 
 def parse(text: str) -> Any:
     """The root element (``lxml.html``) of a page; raises ``Unreadable("empty page")`` where there is none."""
+    text = _REFERENCE.sub(_valid, text)
     root = _parsed(text)
     levels = MAX_DEPTH // 2
     while levels and _too_deep(root):
         root = _parsed(_shallow(text, levels))
         levels //= 2
     return root
+
+
+def _valid(reference: re.Match[str]) -> str:
+    """A character reference, if a tree may hold its character (no controls, surrogates, noncharacters)."""
+    code = int(reference.group(1), 16) if reference.group(1) else int(reference.group(2))
+    valid = code in (9, 10, 13) or 32 <= code < 0xD800 or 0xE000 <= code < 0xFFFE or 0x10000 <= code <= 0x10FFFF
+    return reference.group() if valid else ""
 
 
 def _parsed(text: str) -> Any:

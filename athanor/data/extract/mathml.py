@@ -123,7 +123,7 @@ def _arg(element: Any, at: int, depth: int) -> str:
 
 
 def _text(element: Any) -> str:
-    return unicodedata.normalize("NFC", " ".join("".join(element.itertext()).split()))
+    return unicodedata.normalize("NFC", " ".join("".join(element.itertext()).split())).replace("⟂", "⊥")
 
 
 def _identifier(element: Any, depth: int) -> str:
@@ -257,7 +257,7 @@ def _fenced_row(kids: list[Any], depth: int) -> str:
     if not any(local(node) in _TALL for kid in kids[1:-1] for node in kid.iter()):
         return ""
     inner = _row(kids[1:-1], depth)
-    return join_math([f"\\left{math_latex(opening)}", " " + inner, f"\\right{math_latex(closing)}"])
+    return join_math([f"\\left{math_latex(opening)}", inner, f"\\right{math_latex(closing)}"])
 
 
 def _fences(element: Any, depth: int) -> str:
@@ -281,7 +281,7 @@ def _fences(element: Any, depth: int) -> str:
     tall = any(local(node) in _TALL for node in element.iter())
     left, right = math_latex(opening), math_latex(closing)
     if tall or not (left and right):
-        return join_math([f"\\left{left or '.'}", " " + inner, f"\\right{right or '.'}"])
+        return join_math([f"\\left{left or '.'}", inner, f"\\right{right or '.'}"])
     return join_math([left, inner, right])
 
 
