@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 from athanor.model.config import Strict
 
 
+def _both_languages() -> list[Literal["zh", "en"]]:
+    return ["zh", "en"]
+
+
 class EndpointOptions(Strict):
     """An OpenAI-compatible chat endpoint, or a model directory of our own, that poses and solves problems."""
 
@@ -18,7 +22,7 @@ class EndpointOptions(Strict):
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
     mode: Literal["pose", "solve"] = Field(
         default="pose",
-        description="pose: new problems for points without a generator; solve: solutions of computed ones",
+        description="pose: problems for points without a generator; solve: computed ones",
     )
     samples: int = Field(default=5, ge=1, description="independent solutions a problem, for the majority vote")
     agreement: float = Field(default=0.6, gt=0, le=1, description="share of the samples that must agree")
@@ -42,7 +46,7 @@ class SynthesisOptions(Strict):
     """Which tasks, in which languages, from which taxonomy."""
 
     subjects: list[str] = Field(default_factory=list, description="math, code, yours; empty: all")
-    languages: list[Literal["zh", "en"]] = Field(default_factory=lambda: ["zh", "en"], min_length=1)
+    languages: list[Literal["zh", "en"]] = Field(default_factory=_both_languages, min_length=1)
     points: list[str] = Field(default_factory=list, description="patterns of ids, e.g. math.algebra.*; empty: all")
     taxonomy: list[str] = Field(default_factory=list, description="YAML files laid on the built-in taxonomy")
     difficulty: tuple[int, int] = (1, 5)

@@ -49,8 +49,15 @@ _SIGNS = str.maketrans(
 )
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d+|\.\d+|\d+)|(sqrt|sin|cos|tan|log|ln|exp|abs|pi|[a-zA-Z])|(\*\*|[-+*/^(),!]))")
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "sqrt": cmath.sqrt, "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "log": cmath.log, "ln": cmath.log, "exp": cmath.exp, "abs": abs,
-}  # fmt: skip
+    "sqrt": cmath.sqrt,
+    "sin": cmath.sin,
+    "cos": cmath.cos,
+    "tan": cmath.tan,
+    "log": cmath.log,
+    "ln": cmath.log,
+    "exp": cmath.exp,
+    "abs": abs,
+}
 
 
 class NotAnExpressionError(ValueError):

@@ -1,4 +1,4 @@
-"""Facts of real code, read off its syntax trees: signatures, documentation, what is raised and returned, who calls whom.
+"""Facts of real code, read off its syntax trees: signatures, documentation, exceptions, results, who calls whom.
 
 Nothing is imported or run. A call counts where its target is certain: a plain name that the module defines at its top
 level (and that nothing local shadows), or ``self.name`` / ``cls.name`` / ``super`` free methods of the same class.
@@ -11,7 +11,7 @@ import sysconfig
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,8 @@ MAX_LINES = 45
 MAX_MODULE_BYTES = 200_000
 
 #: Folders of the library that hold no ordinary code.
-_SKIP = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "encodings", "turtledemo", "pydoc_data", "ensurepip", "config"}  # fmt: skip
+_SKIP = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "encodings"}
+_SKIP |= {"turtledemo", "pydoc_data", "ensurepip"}
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,8 @@ def parse_module(name: str, text: str) -> Module | None:
                     module.functions[qualified] = _function(method, qualified, text, certain, node.name, names)
     for name_, f in list(module.functions.items()):
         kept = tuple(c for c in f.calls if c in module.functions)
-        module.functions[name_] = Function(**{**_fields(f), "calls": kept})
+        module.functions[name_] = replace(f, calls=kept)
     return module
-
-
-def _fields(f: Function) -> dict[str, object]:
-    return {key: getattr(f, key) for key in Function.__dataclass_fields__}
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -262,8 +259,7 @@ class Codebase:
             base = folder.parent if folder.is_file() else folder
             for path in paths:
                 parts = path.relative_to(base).parts
-                if not _SKIP.intersection(parts) and not any(p.startswith((".", "_sysconfig", "config-")) for p in parts) \
-                        and path.stat().st_size <= MAX_MODULE_BYTES:  # fmt: skip
+                if _ordinary(parts) and path.stat().st_size <= MAX_MODULE_BYTES:
                     found.append((".".join([*parts[:-1], path.stem]), path))
         if not found:
             raise AthanorError("no Python files", where=", ".join(roots), fix="a folder with .py files")
@@ -272,6 +268,11 @@ class Codebase:
     def module(self, i: int) -> Module | None:
         """The facts of file ``i``; None when it is not UTF-8 or does not parse."""
         return _read(*self.files[i])
+
+
+def _ordinary(parts: tuple[str, ...]) -> bool:
+    """Whether a path names neither a skipped folder nor what is hidden or made by the build."""
+    return not _SKIP.intersection(parts) and not any(p.startswith((".", "_sysconfig", "config-")) for p in parts)
 
 
 @lru_cache(maxsize=256)

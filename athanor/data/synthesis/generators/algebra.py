@@ -18,14 +18,14 @@ def linear_equation(r: random.Random, level: int, what: str = "one_side") -> Dra
     a, b = nonzero(r, 3 + 3 * level), nonzero(r, 10 * level)
     if what == "fraction":
         a = abs(a) + 1
-        c = Fraction(x) / a + b
-        text = f"x/{a}{signed(b)} = {show(c)}"
-        return draft({"equation": text}, _solve(text), show(x), f"x/{a} = {show(c - b)}", f"x = {show(x)}")
+        total = Fraction(x) / a + b
+        text = f"x/{a}{signed(b)} = {show(total)}"
+        return draft({"equation": text}, _solve(text), show(x), f"x/{a} = {show(total - b)}", f"x = {show(x)}")
     if what == "one_side":
-        c = a * x + b
-        text = f"{polynomial([a, b])} = {show(c)}"
+        right = a * x + b
+        text = f"{polynomial([a, b])} = {show(right)}"
         return draft(
-            {"equation": text}, _solve(text), show(x), f"{polynomial([a, 0])} = {show(c - b)}", f"x = {show(x)}"
+            {"equation": text}, _solve(text), show(x), f"{polynomial([a, 0])} = {show(right - b)}", f"x = {show(x)}"
         )
     if what != "two_sides":
         raise ValueError(what)
@@ -281,9 +281,9 @@ def function_value(r: random.Random, level: int, what: str = "value") -> Draft |
         )
         return draft(facts, question, a * inner + b, f"g({x}) = {inner}", f"f({inner}) = {a * inner + b}")
     if what == "inverse":
-        value = Fraction(x - b, a)
+        before = Fraction(x - b, a)
         question = Both(f"已知 f(x) = {f}，求反函数的值 f^(-1)({x})。", f"f(x) = {f}. Find f^(-1)({x}).")
-        return draft(facts, question, show(value), f"{f} = {x}", f"x = {show(value)}")
+        return draft(facts, question, show(before), f"{f} = {x}", f"x = {show(before)}")
     if what != "piecewise":
         raise ValueError(what)
     value = a * x + b if x < c else x * x + d

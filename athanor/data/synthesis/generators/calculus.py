@@ -27,12 +27,12 @@ def _poly(r: random.Random, level: int, degree: int | None = None) -> list[int]:
 def derivative(r: random.Random, level: int, what: str = "polynomial") -> Draft:
     """Derivative of a polynomial (as expression), at a point, second derivative, chain and product rule."""
     p = _poly(r, level)
-    facts = {"what": what, "p": p}
+    facts: dict[str, object] = {"what": what, "p": p}
     d = derivative_of(p)
     if what == "polynomial":
         question = Both(f"求 f(x) = {polynomial(p)} 的导数。", f"Differentiate f(x) = {polynomial(p)}.")
         return draft(facts, question, polynomial(d), f"f'(x) = {polynomial(d)}", kind="expression")
-    x = facts["x"] = nonzero(r, 2 + level // 2)
+    facts["x"] = x = nonzero(r, 2 + level // 2)
     if what in ("point", "second"):
         d = derivative_of(d) if what == "second" else d
         mark = "''" if what == "second" else "'"
@@ -181,10 +181,10 @@ def limit(r: random.Random, level: int, what: str = "factor") -> Draft:
         while p and p[0] == 0:
             p = p[1:]
         p = p or [1]
-    value = Fraction(p[0], q[0]) if len(p) == len(q) else Fraction(0)
+    lead = Fraction(p[0], q[0]) if len(p) == len(q) else Fraction(0)
     question = Both(
         f"求 x → ∞ 时 ({polynomial(p)})/({polynomial(q)}) 的极限。",
         f"Find the limit of ({polynomial(p)})/({polynomial(q)}) as x → ∞.",
     )
-    step = Both(f"比较最高次项：{show(value)}", f"Compare the leading terms: {show(value)}")
-    return draft({"what": what, "p": p, "q": q}, question, show(value), step)
+    step = Both(f"比较最高次项：{show(lead)}", f"Compare the leading terms: {show(lead)}")
+    return draft({"what": what, "p": p, "q": q}, question, show(lead), step)

@@ -208,13 +208,13 @@ def weighted_mean(r: random.Random, level: int, what: str = "weighted") -> Draft
     if what != "missing":
         raise ValueError(what)
     mean = r.randint(60, 90)
-    value = mean * (n + 1) - sum(values)
+    other = mean * (n + 1) - sum(values)
     question = Both(
         f"{n + 1} 个数的平均数是 {mean}，其中 {n} 个是 {listing(values)}，另一个是多少？",
         f"The mean of {n + 1} numbers is {mean}; {n} of them are {listing(values)}. What is the other?",
     )
-    step = f"{mean}×{n + 1} - {sum(values)} = {value}"
-    return draft({"what": what, "values": values, "mean": mean}, question, value, step)
+    step = f"{mean}×{n + 1} - {sum(values)} = {other}"
+    return draft({"what": what, "values": values, "mean": mean}, question, other, step)
 
 
 @generator

@@ -278,7 +278,7 @@ def trig_ratio(r: random.Random, level: int, what: str = "ratio") -> Draft:
         raise ValueError(what)
     x, y = r.randint(2, 6 + 3 * level), r.randint(2, 6 + 3 * level)
     angle, twice = r.choice([(60, 1), (120, -1), (90, 0)])
-    value = x * x + y * y - twice * x * y
+    square = x * x + y * y - twice * x * y
     question = Both(
         f"三角形两边为 {x} 和 {y}，夹角 {angle}°，求第三边的平方。",
         f"Two sides of a triangle are {x} and {y}, the angle between them {angle}°. Find the square of the third side.",
@@ -286,8 +286,8 @@ def trig_ratio(r: random.Random, level: int, what: str = "ratio") -> Draft:
     return draft(
         {"what": what, "x": x, "y": y, "angle": angle},
         question,
-        value,
-        f"{x}^2 + {y}^2 - 2×{x}×{y}×cos {angle}° = {value}",
+        square,
+        f"{x}^2 + {y}^2 - 2×{x}×{y}×cos {angle}° = {square}",
     )
 
 
@@ -328,12 +328,12 @@ def inscribed(r: random.Random, level: int, what: str = "inradius") -> Draft:
         raise ValueError(what)
     radius = nonzero(r, 8 + 4 * level)
     radius = abs(radius)
-    value = 2 * radius * radius
+    square = 2 * radius * radius
     question = Both(
         f"半径为 {radius} 的圆的内接正方形面积是多少？",
         f"Find the area of a square inscribed in a circle of radius {radius}.",
     )
-    return draft({"what": what, "radius": radius}, question, value, f"(2×{radius})^2 ÷ 2 = {value}")
+    return draft({"what": what, "radius": radius}, question, square, f"(2×{radius})^2 ÷ 2 = {square}")
 
 
 @generator

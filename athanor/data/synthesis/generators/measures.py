@@ -152,8 +152,8 @@ def calendar(r: random.Random, level: int, what: str = "difference") -> Draft:
         question = Both(
             f"{start} 是星期{zh[a]}，{n} 天后是星期几？", f"{start} is a {en[a]}. Which weekday is {n} days later?"
         )
-        step = f"{n} = {n // 7}×7 + {n % 7}"
-        return Draft(facts, question, Both(f"星期{zh[b]}", en[b]), (Both(step, step),), "text")
+        weeks = f"{n} = {n // 7}×7 + {n % 7}"
+        return Draft(facts, question, Both(f"星期{zh[b]}", en[b]), (Both(weeks, weeks),), "text")
     if what != "leap":
         raise ValueError(what)
     low = r.randint(1600, 2300)

@@ -135,10 +135,11 @@ def modular(r: random.Random, level: int, what: str = "power") -> Draft | None:
     if what in ("power", "last_digit"):
         m = 10 if what == "last_digit" else m
         facts["m"] = m
-        value, square, k, steps = 1, a % m, b, []
+        value, square, k = 1, a % m, b
+        shown: list[str] = []
         power = 1
         while k:  # binary exponentiation, shown
-            steps.append(f"{a}^{power} ≡ {square} (mod {m})")
+            shown.append(f"{a}^{power} ≡ {square} (mod {m})")
             if k & 1:
                 value = value * square % m
             k, square, power = k >> 1, square * square % m, power * 2
@@ -148,7 +149,7 @@ def modular(r: random.Random, level: int, what: str = "power") -> Draft | None:
             else Both(f"求 {a}^{b} 除以 {m} 的余数。", f"Find the remainder of {a}^{b} divided by {m}.")
         )
         bits = " + ".join(str(1 << i) for i in range(b.bit_length()) if b >> i & 1)
-        return draft(facts, question, value, *steps, f"{b} = {bits}; {a}^{b} ≡ {value} (mod {m})")
+        return draft(facts, question, value, *shown, f"{b} = {bits}; {a}^{b} ≡ {value} (mod {m})")
     if what != "inverse":
         raise ValueError(what)
     if gcd(a, m) != 1:

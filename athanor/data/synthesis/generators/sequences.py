@@ -35,13 +35,13 @@ def geometric_sequence(r: random.Random, level: int, what: str = "term") -> Draf
     """Term, finite sum, or infinite sum."""
     a = nonzero(r, 3 + 2 * level)
     if what == "infinite":
-        q = Fraction(nonzero(r, 4), r.randint(5, 6 + level))
-        value = a / (1 - q)
+        ratio = Fraction(nonzero(r, 4), r.randint(5, 6 + level))
+        value = a / (1 - ratio)
         question = Both(
-            f"无穷等比级数首项 {a}，公比 {show(q)}，和是多少？",
-            f"What is the sum of the infinite geometric series with first term {a} and ratio {show(q)}?",
+            f"无穷等比级数首项 {a}，公比 {show(ratio)}，和是多少？",
+            f"What is the sum of the infinite geometric series with first term {a} and ratio {show(ratio)}?",
         )
-        return draft({"a": a, "q": str(q)}, question, show(value), f"{a}/(1 - {bracket(q)}) = {show(value)}")
+        return draft({"a": a, "q": str(ratio)}, question, show(value), f"{a}/(1 - {bracket(ratio)}) = {show(value)}")
     q, n = r.choice([2, 3, -2, 4, -3, 5][: 1 + level]), r.randint(3, 4 + level)
     term, total = a * q ** (n - 1), sum(a * q**i for i in range(n))
     facts = {"a": a, "q": q, "n": n, "what": what}

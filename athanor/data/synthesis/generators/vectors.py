@@ -42,13 +42,13 @@ def coordinates(r: random.Random, level: int, what: str = "distance") -> Draft:
     if what == "triangle":
         x3, y3 = nonzero(r, n), nonzero(r, n)
         twice = x1 * (y2 - y3) + x2 * (y3 - y1) + x3 * (y1 - y2)
-        value = abs(Fraction(twice, 2))
+        half = abs(Fraction(twice, 2))
         question = Both(
             f"求顶点为 ({x1}, {y1})、({x2}, {y2})、({x3}, {y3}) 的三角形的面积。",
             f"Find the area of the triangle ({x1}, {y1}), ({x2}, {y2}), ({x3}, {y3}).",
         )
         facts["points"] = [x1, y1, x2, y2, x3, y3]
-        return draft(facts, question, show(value), f"|{twice}| ÷ 2 = {show(value)}")
+        return draft(facts, question, show(half), f"|{twice}| ÷ 2 = {show(half)}")
     if what == "transform":
         name = r.choice(["x", "y", "o", "d", "r"][: 3 + level // 2])
         zh, en, (x, y) = {
@@ -179,9 +179,9 @@ def matrix(r: random.Random, level: int, what: str = "multiply") -> Draft | None
     if what == "inverse":
         if det == 0:
             return None
-        out = [[Fraction(a[1][1], det), Fraction(-a[0][1], det)], [Fraction(-a[1][0], det), Fraction(a[0][0], det)]]
+        inverse = [[Fraction(a[1][1], det), Fraction(-a[0][1], det)], [Fraction(-a[1][0], det), Fraction(a[0][0], det)]]
         question = Both(f"求矩阵 {_text(a)} 的逆{rows.zh}", f"Find the inverse of {_text(a)}{rows.en}")
-        return draft(facts, question, ", ".join(show(x) for row in out for x in row), f"det = {det}", kind="list")
+        return draft(facts, question, ", ".join(show(x) for row in inverse for x in row), f"det = {det}", kind="list")
     if what != "eigenvalues":
         raise ValueError(what)
     # Whole eigenvalues p, q: a triangular matrix in another basis of determinant 1.

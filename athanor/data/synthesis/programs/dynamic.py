@@ -57,7 +57,7 @@ def fewest_coins(coins: list[int], amount: int) -> int:
     grow=lambda n: (list(range(n)),),
 )
 def longest_increasing(items: list[int]) -> int:
-    best = []
+    best: list[int] = []
     for i in range(len(items)):
         length = 1
         for j in range(i):
