@@ -33,6 +33,7 @@ _NO_LANGUAGE = frozenset(
 )
 _SUPERSCRIPT = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+_ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
 _DATA_CELL_CHARS = 1500
 #: Placeholders of formulas: a word of hieroglyphs around a number, which no library takes apart.
@@ -151,6 +152,12 @@ class Walker:
             self._data(child.tail, child, True)
 
     def _link(self, element: Any) -> None:
+        address = element.get("href") or ""
+        if not address or address.startswith("#"):
+            # Within the page: an anchor's sign is no text, and its words lead nowhere else.
+            if not (address and _ANCHOR_SIGN.match(element.text_content().strip())):
+                self._children(element)
+            return
         self._links += 1
         self._children(element)
         self._links -= 1
@@ -366,7 +373,7 @@ def _collect_code(element: Any, out: list[str]) -> None:
 
 def code_language(element: Any) -> str:
     """Language of a listing by the conventions of highlighters: ``language-x``, ``lang-x``, ``highlight-source-x``."""
-    around = [element, *element.iterchildren("code"), *list(element.iterancestors("div", "figure", "td"))[:2]]
+    around = [*element.iterchildren("code"), element, *list(element.iterancestors("div", "figure", "td"))[:2]]
     for node in around:
         given = node.get("data-lang") or node.get("data-language")
         if not given:

@@ -1,11 +1,11 @@
 """Which blocks of a page are its content.
 
 trafilatura chooses first (its precision mode, and the balanced one where that left most of the page's prose out); its
-choice is read from the marks of the blocks (``html_blocks``). Four rules, none of which knows a site, then correct it:
+choice is read from the marks of the blocks (``html_blocks``). Rules that know no site then correct it:
 
 - *plain pages* (no navigation, few links) are content as a whole;
 - *same kind*: blocks whose element and two ancestors have the tags and classes of most of the chosen prose are prose
-  too (an article in several containers, of which a library takes one);
+  too (an article in several containers, of which a library takes one), and so are paragraphs beside most of it;
 - *links*: paragraphs, headings and lists that are links and nothing else lead away from the text;
 - *machinery*: blocks below elements whose class or id names a widget (newsletter, share, related, …), unless much of
   the chosen text stands there.
@@ -30,6 +30,12 @@ _WIDGETS = re.compile(
     r"(?:post|entry)-?meta|postinfo|meta)(?:$|[\s_-])",
     re.IGNORECASE,
 )
+#: Parts of a page's frame, as classes and ids name them: a page that has any is not plain.
+_FRAME = re.compile(
+    r"(?:^|[\s_-])(?:nav|navbar|navigation|navigator|menu|header|footer|site-?(?:header|footer)|side-?bar|top-?bar|"
+    r"tool-?bar|crumbs?|banner)(?:$|[\s_-])",
+    re.IGNORECASE,
+)
 _ASIDE_TAGS = frozenset(["nav", "footer", "aside"])
 _PROSE = frozenset(["text", "item", "code", "table", "quote"])
 _STRUCTURE = frozenset(["heading", "code", "table", "formula"])
@@ -46,6 +52,10 @@ def weight(block: Block) -> int:
     if block.text.isascii():
         return block.n_chars
     return block.n_chars + 3 * len(_CJK.findall(block.text)) // 2
+
+
+def _names(element: Any) -> str:
+    return f"{element.get('class') or ''} {element.get('id') or ''}"
 
 
 class Page:
@@ -70,8 +80,7 @@ class Page:
         """Whether class or id of an element name a widget of the page."""
         known = self._widgets.get(element)
         if known is None:
-            names = f"{element.get('class') or ''} {element.get('id') or ''}"
-            known = self._widgets[element] = bool(len(names) > 1 and _WIDGETS.search(names))
+            known = self._widgets[element] = bool(_WIDGETS.search(_names(element)))
         return known
 
     def size(self, chosen: list[bool]) -> int:
@@ -97,12 +106,12 @@ def select(root: Any, blocks: list[Block]) -> list[bool]:
         return [True] * len(blocks)
     if _is_plain(page, aside):
         return whole
-    chosen = _by_library(page, aside)
+    chosen = [kept and not beside for kept, beside in zip(_by_library(page, aside), aside, strict=True)]
     if not any(chosen):
         prose = [n >= _SENTENCE and b.link_density < 0.3 for b, n in zip(blocks, page.weights, strict=True)]
         chosen = [w and p for w, p in zip(whole, prose, strict=True)]
         return chosen if any(chosen) else whole
-    for rule in (_without_links, _without_widgets, _same_kind, _with_structure, _without_bare_headings):
+    for rule in (_without_links, _without_widgets, _same_kind, _same_parent, _with_structure, _without_bare_headings):
         changed = rule(page, chosen)
         if any(changed):
             chosen = changed
@@ -115,7 +124,8 @@ def _is_plain(page: Page, aside: list[bool]) -> bool:
     links = sum(block.n_link_chars for block in page.blocks)
     if any(aside) or links > 0.25 * total:
         return False
-    return not any(page.is_widget(node) for block in page.blocks for node in page.path(block))
+    nodes = {node for block in page.blocks for node in page.path(block)}
+    return not any(page.is_widget(node) or _FRAME.search(_names(node)) for node in nodes)
 
 
 def _by_library(page: Page, aside: list[bool]) -> list[bool]:
@@ -160,11 +170,13 @@ def _without_links(page: Page, chosen: list[bool]) -> list[bool]:
             sums[1] += block.n_chars
     out = []
     for block, kept in zip(page.blocks, chosen, strict=True):
-        linked = block.link_density >= _LINKED and block.n_chars > _SHORT_LINK
-        if linked and block.kind == "item":
+        n_link, n_all = block.n_link_chars, block.n_chars
+        if block.kind == "item":
             n_link, n_all = lists[block.element.getparent()]
-            linked = n_link >= _LINKED * n_all
-        out.append(kept and not (linked and block.kind in ("text", "heading", "item")))
+        linked = n_link >= _LINKED * n_all and n_all > _SHORT_LINK
+        # A page's title may link to the page itself.
+        linked = linked and block.kind in ("text", "heading", "item") and block.level != 1
+        out.append(kept and not linked)
     return out
 
 
@@ -193,6 +205,25 @@ def _same_kind(page: Page, chosen: list[bool]) -> list[bool]:
         kept or (signature in main and block.link_density < 0.3 and n >= 60)
         for block, signature, n, kept in zip(page.blocks, signatures, page.weights, chosen, strict=True)
     ]
+
+
+def _same_parent(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add paragraphs that are children of the element whose children most of the text is, and headings before it."""
+    parents = [block.element.getparent() for block in page.blocks]
+    held: Counter[Any] = Counter()
+    for parent, n, kept in zip(parents, page.weights, chosen, strict=True):
+        held[parent] += n * kept
+    home = max(held, key=lambda parent: held[parent])
+    if 2 * held[home] <= page.size(chosen):
+        return chosen
+    out = [
+        kept or (parent is home and n >= 40 and block.element.tag == "p" and block.link_density < 0.1)
+        for block, parent, n, kept in zip(page.blocks, parents, page.weights, chosen, strict=True)
+    ]
+    first = out.index(True)
+    for at in range(max(0, first - 3), first):
+        out[at] = page.blocks[at].kind == "heading" and parents[at] is home
+    return out
 
 
 def _without_bare_headings(page: Page, chosen: list[bool]) -> list[bool]:
