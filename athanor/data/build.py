@@ -154,15 +154,24 @@ def _inputs(recipe: Recipe) -> list[Any]:
                 found.append([name, file.name, *stamp(file)])
         elif source.kind == "stdlib":
             found.append([name, python_version()])
+        elif source.kind == "synthesis":
+            from athanor.data.synthesis.writing import source_inputs
+
+            found.append([name, python_version(), *source_inputs(source.options, f"data.sources.{name}.options")])
     return found
 
 
 def read_source(recipe: Recipe, name: str) -> Iterator[Document | Dropped]:
     """Documents of one source, and what could not be read."""
     source = recipe.data.sources[name]
-    if source.kind == "arithmetic":
-        if not source.documents:
-            raise AthanorError("how many to generate?", where=f"data.sources.{name}.documents", fix="for example 20000")
+    if source.kind in ("arithmetic", "synthesis") and not source.documents:
+        raise AthanorError("how many to generate?", where=f"data.sources.{name}.documents", fix="for example 20000")
+    if source.kind == "synthesis":
+        from athanor.data.synthesis.writing import source_documents
+
+        where = f"data.sources.{name}.options"
+        yield from source_documents(source.documents, recipe.seed, source.options, where)
+    elif source.kind == "arithmetic":
         yield from arithmetic.documents(source.documents, recipe.seed, "train", source.options)
     elif source.kind == "stdlib":
         options = dict(source.options)

@@ -16,9 +16,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 class SourceRecipe(Strict):
     """One named source of documents. ``kind: files`` is read from ``paths``, ``arithmetic`` is generated, ``stdlib`` is
-    the installed Python's own library (``options: {part: code}`` or ``{part: prose}``)."""
+    the installed Python's own library (``options: {part: code}`` or ``{part: prose}``), ``synthesis`` is
+    made from the taxonomy (``options``: ``athanor.recipe.synthesis.SynthesisOptions``)."""
 
-    kind: Literal["files", "arithmetic", "stdlib"] = "files"
+    kind: Literal["files", "arithmetic", "stdlib", "synthesis"] = "files"
     paths: list[str] = Field(default_factory=list, description="files, folders or globs")
     domain: str = "general"
     language: str = "und"

@@ -40,7 +40,8 @@ class Cell:
 
 @dataclass
 class Coverage:
-    """What was made and what was not. Counters by cell, language, generator, kind of verification, split."""
+    """What was made and what was not. Counters by cell, language, generator, kind of verification, split; ``usage`` is
+    what a language model was asked, where there is one."""
 
     cells: Counter[tuple[str, int]] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
@@ -49,6 +50,7 @@ class Coverage:
     splits: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     exhausted: list[tuple[str, int]] = field(default_factory=list)
+    usage: Any = None
 
     @property
     def made(self) -> int:
@@ -76,6 +78,7 @@ class Coverage:
                 name: dict(sorted(getattr(self, name).items()))
                 for name in ("languages", "generators", "verified_by", "splits", "rejected")
             },
+            **({"usage": vars(self.usage)} if self.usage is not None else {}),
             "exhausted": [f"{point} at {level}" for point, level in self.exhausted],
         }
 
