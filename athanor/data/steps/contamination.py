@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,14 @@ class ContaminationIndex:
     part_tokens: I64
     sketch_size: I64
     unprotected: list[int]
-    examples: list[str]
+    texts: Path | Sequence[str]  # the beginning of each text, or the file that holds them
+
+    @cached_property
+    def examples(self) -> Sequence[str]:
+        """The beginning of each text; read when asked for: only the report wants them."""
+        if isinstance(self.texts, Path):
+            return list(json.loads(self.texts.read_text("utf-8")))
+        return self.texts
 
     @classmethod
     def load(cls, options: DecontaminateOptions, key: str) -> ContaminationIndex:
@@ -255,7 +263,8 @@ def _write(index: ContaminationIndex, folder: Path) -> None:
                 np.save(scratch / f"{name}-{field}.npy", getattr(table, field))
         for field in ("item_set", "item_row", "part_item", "part_tokens", "sketch_size"):
             np.save(scratch / f"{field}.npy", getattr(index, field))
-        told: dict[str, Any] = {name: getattr(index, name) for name in ("sets", "unprotected", "examples")}
+        (scratch / "examples.json").write_text(json.dumps(list(index.examples)), "utf-8")
+        told: dict[str, Any] = {name: getattr(index, name) for name in ("sets", "unprotected")}
         told["lengths"] = {name: table.n for name, table in index.tables.items()}
         (scratch / "index.json").write_text(json.dumps(told, ensure_ascii=True), "utf-8")
         os.replace(scratch, folder)
@@ -272,7 +281,7 @@ def _read(folder: Path) -> ContaminationIndex:
     tables = {n: Table(told["lengths"][n], *(array(f"{n}-{field}") for field in fields)) for n in _TABLES}
     numbers = {n: array(n) for n in ("item_set", "item_row", "part_item", "part_tokens", "sketch_size")}
     return ContaminationIndex(
-        tables=tables, sets=told["sets"], unprotected=told["unprotected"], examples=told["examples"], **numbers
+        tables=tables, sets=told["sets"], unprotected=told["unprotected"], texts=folder / "examples.json", **numbers
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from athanor.data.steps import contamination, passages
 from athanor.data.steps.base import Columns, Docs, Step, Survey, Verdict
@@ -123,7 +124,7 @@ class Decontaminate(Step):
             chunks = survey.column(name).chunks
             flat[name] = np.concatenate([np.asarray(c.flatten()) for c in chunks] or [np.zeros(0)])
             if name == "part":
-                lengths = np.concatenate([np.asarray(pa.compute.list_value_length(c)) for c in chunks] or [lengths])
+                lengths = np.concatenate([np.asarray(pc.list_value_length(c)) for c in chunks] or [lengths])
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         counted = self._counts(flat["part"], flat["matches"], flat["share"])
         return counted, offsets, flat["part"].astype(np.uint32)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from athanor.data.steps import clusters
 from athanor.data.steps.base import Columns, Docs, Step, Survey, Verdict
@@ -41,7 +42,7 @@ class ExactDedup(Step):
         self._figures: dict[str, Any] = {}
         self.edits = "paragraph" in options.by  # type: ignore[misc]
         fields: dict[str, pa.DataType] = {"tie": pa.uint64()}
-        resolved: dict[str, pa.DataType] = {"kept": pa.string(), "why": pa.int8(), "earlier": pa.int16()}
+        resolved: dict[str, pa.DataType] = {"kept": pa.uint64(), "why": pa.int8(), "earlier": pa.int16()}
         if options.keep == "earliest":
             fields["date"] = pa.int64()
         if "document" in options.by:
@@ -120,11 +121,11 @@ class ExactDedup(Step):
             if earlier >= 0:
                 reasons.append(f"{what} as in an earlier build: {self.options.against[earlier]}")
             else:
-                reasons.append(f"{what}: {kept[:16]} is kept" if what else None)
+                reasons.append(f"{what}: {kept:016x} is kept" if what else None)
         if "cuts" not in columns:
             return Verdict(reasons)
         texts: list[str | None] = [None] * len(docs)
-        counts = np.asarray(pa.compute.list_value_length(columns["cuts"]))
+        counts = np.asarray(pc.list_value_length(columns["cuts"]))
         for i in np.flatnonzero(counts):
             if reasons[i] is None:
                 texts[i], reasons[i] = self._cut(docs.texts[i], columns["cuts"][int(i)].as_py())
@@ -205,7 +206,7 @@ class ExactDedup(Step):
         column = survey.column("paragraphs")
         hashes = np.concatenate([np.asarray(c.flatten()) for c in column.chunks] or [np.zeros(0, np.uint64)])
         lengths = np.concatenate(
-            [np.asarray(pa.compute.list_value_length(c)) for c in column.chunks] or [np.zeros(0, np.int64)]
+            [np.asarray(pc.list_value_length(c)) for c in column.chunks] or [np.zeros(0, np.int64)]
         )
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         place_of = np.empty(survey.n_rows, dtype=np.uint32)

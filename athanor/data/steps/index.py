@@ -143,8 +143,11 @@ def _located(path: Path, kind: str | None) -> Path:
     """The folder itself, or the one index of this kind inside it (an earlier build's work folder)."""
     if (path / "index.json").exists() or not path.is_dir():
         return path
-    found = [file.parent for file in sorted(path.rglob("index.json")) if _kind(file) in (kind, None)]
-    return found[0] if len(found) == 1 else path
+    found = [file.parent for file in sorted(path.rglob("index.json")) if kind in (_kind(file), None)]
+    if len(found) > 1:
+        names = ", ".join(str(folder.relative_to(path)) for folder in found)
+        raise AthanorError(f"several indexes below this folder: {names}", where=str(path), fix="name one of them")
+    return found[0] if found else path
 
 
 def _kind(file: Path) -> str | None:

@@ -27,7 +27,7 @@ class MinhashDedup(Step):
 
     name = "minhash"
     resolved: ClassVar[dict[str, pa.DataType]] = {
-        "kept": pa.string(),  # content hash of the document that stayed instead; null for one that stays
+        "kept": pa.uint64(),  # 64 bits of the key of the document kept instead; null for one that stays
         "earlier": pa.int16(),  # which of ``against`` has a duplicate, -1: none
         "cluster_size": pa.int32(),  # documents of the cluster, 1 for one that is alone
     }
@@ -98,7 +98,7 @@ class MinhashDedup(Step):
             if earlier >= 0:
                 reasons.append(f"near duplicate of an earlier build: {self.options.against[earlier]}")
             else:
-                reasons.append(None if kept is None else f"near duplicate: {kept[:16]} is kept")
+                reasons.append(None if kept is None else f"near duplicate: {kept:016x} is kept")
         return Verdict(reasons)
 
     def report(self, survey: Survey) -> Mapping[str, Any]:

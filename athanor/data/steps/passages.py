@@ -9,7 +9,8 @@ from collections.abc import Sequence
 #: What is cut as a whole or not at all: fenced code, display and inline formulas, environments.
 _WHOLE = re.compile(
     r"^(?P<fence>`{3,}|~{3,})[^\n]*\n.{0,50000}?^(?P=fence)[^\n]*$|\$\$.{1,2000}?\$\$|\\\[.{1,2000}?\\\]|"
-    r"\\\(.{1,2000}?\\\)|\\begin\{(?P<env>[a-z]+\*?)\}.{0,2000}?\\end\{(?P=env)\}|(?<![\\$\w])\$(?=\S)[^$\n]{1,300}?(?<=\S)\$(?![\w$])",
+    r"\\\(.{1,2000}?\\\)|\\begin\{(?P<env>[a-z]+\*?)\}.{0,2000}?\\end\{(?P=env)\}|"
+    r"(?<![\\$\w])\$(?=\S)[^$\n]{1,300}?(?<=\S)\$(?![\w$])",
     re.DOTALL | re.MULTILINE,
 )
 #: Where a sentence or line ends: the next one begins behind the match.

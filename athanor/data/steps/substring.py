@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from athanor.data.steps import clusters, passages, repeats
 from athanor.data.steps.base import Columns, Docs, Step, Survey, Verdict
@@ -101,7 +102,7 @@ class SubstringDedup(Step):
     def apply(self, docs: Docs, columns: Columns) -> Verdict:
         reasons: list[str | None] = [None] * len(docs)
         texts: list[str | None] = [None] * len(docs)
-        touched = np.flatnonzero(np.asarray(pa.compute.list_value_length(columns["cuts"])))
+        touched = np.flatnonzero(np.asarray(pc.list_value_length(columns["cuts"])))
         for i in touched.tolist():
             text = docs.texts[i]
             tokens = tokens_of(Docs.of([text]))
@@ -156,5 +157,5 @@ def _flat(survey: Survey, name: str) -> tuple[npt.NDArray[Any], I64]:
     """(values of a list column, row of each)."""
     chunks = survey.column(name).chunks
     values = np.concatenate([np.asarray(c.flatten()) for c in chunks] or [np.zeros(0, np.uint64)])
-    lengths = [np.asarray(pa.compute.list_value_length(c)) for c in chunks]
+    lengths = [np.asarray(pc.list_value_length(c)) for c in chunks]
     return values, np.repeat(np.arange(survey.n_rows), np.concatenate(lengths or [np.zeros(0, np.int64)]))
