@@ -45,6 +45,7 @@ def dryrun(
     """
     from athanor.dryrun import compare as report
     from athanor.dryrun.from_recipe import workload_of
+    from athanor.dryrun.planned import planned_peak_bytes
     from athanor.dryrun.run import dry_run
     from athanor.plan.engine_model import predict
     from athanor.plan.workload import NotModelled
@@ -59,6 +60,11 @@ def dryrun(
             prediction = predict(work, rank)
         except NotModelled as unknown:
             notes.append(f"not compared: {unknown}")
+    planned = planned_peak_bytes(work, rank) if compare else None
+    if planned is not None:
+        peak = seen.trace.peak()[0]
+        share = planned / peak - 1
+        notes.append(f"planner's peak: {report.gib(planned)}, the dry run's: {report.gib(peak)} ({share:+.1%})")
     if as_json:
         typer.echo(json.dumps(report.as_json(seen, prediction, notes), indent=1))
     else:

@@ -44,6 +44,7 @@ class Bounds:
         values = {name: units[:, i] for i, name in enumerate(UNIT)}
         # With a network the stages are ranks, so that a hop between nodes is known, too.
         shape = {"pp": 3, "dp_shard": self.space.world} if problem.cluster.network is not None else {"vpp": 3}
+        shape["zero"] = 0  # what a block's backward pass holds at least: nothing is gathered beside it
         blocks = np.broadcast_to(np.array([0, layers, 0], np.int64), (len(index), 3)).copy()
         return evaluate(problem, layouts_of({**values, **shape, **columns}, blocks, self.space.switches))
 
@@ -282,7 +283,7 @@ class Bounds:
         """[n, D]: seconds of data-parallel collectives that nothing hides."""
         every, zero = load.m[index][:, None], options.zero
         gathers = np.where(zero == 3, 2 * every, 1.0)
-        often = (zero == 3) | ((zero == 2) & self.space.problem.engine.reduce_every)
+        often = self.space.problem.engine.sums_each(zero, load.pp[index][:, None])
         inner = load.inner[index][:, None]
         late = gathers * (options.gather_s - inner * np.minimum(options.gather_s, load.forward_s[index][:, None]))
         hidden = inner * np.minimum(options.reduce_s, load.backward_s[index][:, None])

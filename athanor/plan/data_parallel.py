@@ -68,7 +68,7 @@ def data_parallel(
     behind_s = reduce_s + np.where(third, gather_s, 0.0)
     behind_hidden = np.minimum(behind_s, backward_s) * inner
     gathers = np.where(third, m, 1.0)
-    reductions = np.where(third | ((at.zero == 2)[:, None] & engine.reduce_every), m, 1.0)
+    reductions = np.where(engine.sums_each(at.zero, at.pp)[:, None], m, 1.0)
     exposed = gathers * (gather_s - gather_hidden) + reductions * (behind_s - behind_hidden)
     slower = links.node.contention * (gathers * gather_hidden + reductions * behind_hidden)
     reduce_hidden = behind_hidden * reduce_s / np.maximum(behind_s, 1e-30)

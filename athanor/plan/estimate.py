@@ -353,9 +353,9 @@ class _Effects:
     @cached_property
     def _counts(self) -> tuple[float, float]:
         """Gathers and reductions of a step."""
-        m, zero = float(self.at.micro_batches[0]), self.plan.zero
-        often = zero == 3 or (zero == 2 and self.problem.engine.reduce_every)
-        return (2 * m if zero == 3 else 1.0), (m if often else 1.0)
+        m = float(self.at.micro_batches[0])
+        often = bool(self.problem.engine.sums_each(self.at.zero, self.at.pp)[0])
+        return (2 * m if self.plan.zero == 3 else 1.0), (m if often else 1.0)
 
     def _work(self, more: dict[str, Floats], memory: dict[str, Floats]) -> PipelineWork:
         """The pipeline with this mix. Collectives that run for every micro-batch are part of its actions."""

@@ -32,7 +32,7 @@ class Memory:
     parameters: Floats
     gradients: Floats
     optimizer: Floats
-    gathered: Floats  #: parameters whole in compute precision for the moment of their use
+    gathered: Floats  #: parameters that stay whole in compute precision (blocks' are part of ``transient``)
     activations: Floats  #: kept between forward and backward, all micro-batches in flight
     transient: Floats  #: what a block's backward pass, or the loss, holds beside them at the peak
     logits: Floats  #: of the loss, on the rank that has the head (part of ``transient`` where that is the peak)
@@ -211,7 +211,7 @@ def settle_budget(config: ModelConfig, at: Layouts, load: Load, engine: Engine) 
 def memory(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> Memory:
     """Bytes on every pipeline rank of every layout."""
     every, routed = rank_parameters(config, at)
-    shape, present = every.shape, every > 0
+    present = every > 0
     whole, sharded, gathered = _state_bytes(engine, at)
     spread = (at.dp_shard * at.cp)[:, None].astype(np.float64)
     # Routed experts are already over ep of those ranks.
@@ -219,22 +219,27 @@ def memory(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> Memo
     moments = every * sharded / spread + routed * sharded / np.maximum(spread / at.ep[:, None], 1)
     share = _optimizer_share(engine, at)
     optimizer = np.where(sharded > 0, moments * share / np.maximum(sharded, 1), (every + routed) * share)
-    grads = _gradients(engine, at, every, routed, spread)
-    params = each - optimizer - grads
+    params = each - optimizer - _gradients(engine, at, every, routed, spread, _spread_late(engine, at))
+    grads = _gradients(engine, at, every, routed, spread, _whole_gradients(engine, at))
     on_host = (at.offload >= OFFLOADS.index("optimizer"))[:, None]
     optimizer = np.where(on_host, 0.0, optimizer)
     params = np.where((at.offload == OFFLOADS.index("all"))[:, None], 0.0, params)
-    held = _activations(config, at, load, engine)
-    block_parameters = _largest_block(config, at)
+    block_bytes_whole = _largest_block(config, at)[:, None] * engine.param_bytes
+    scattered = (at.zero >= 2) & (at.dp_shard * at.cp > 1) & ~_whole_gradients(engine, at)
+    beside = gathered * block_bytes_whole + scattered[:, None] * engine.scatter_bytes / engine.param_bytes * (
+        block_bytes_whole
+    )
+    held = _activations(config, at, load, engine, np.where(present, beside, 0.0))
+    ends = _end_parameters(config, at) * engine.param_bytes * engine.ends_stay_gathered
     return Memory(
         parameters=params,
         gradients=grads,
         optimizer=optimizer,
-        gathered=np.where(present, gathered * block_parameters[:, None] * engine.param_bytes, 0.0),
+        gathered=np.where((at.zero == 3)[:, None], ends, 0.0),
         activations=held[0],
         transient=held[1],
         logits=held[2],
-        buffers=np.broadcast_to(_buffers(config, at, load, engine)[:, None], shape) * present,
+        buffers=_buffers(config, at, load, engine) * present,
     )
 
 
@@ -250,22 +255,44 @@ def _optimizer_share(engine: Engine, at: Layouts) -> Floats:
     return np.array(known, np.float64)[at.zero][:, None]
 
 
-def _gradients(engine: Engine, at: Layouts, every: Floats, routed: Floats, spread: Floats) -> Floats:
-    """Gradients are whole up to the level that spreads them."""
-    first = 2 if engine.activations == "athanor" else 3
-    over = np.where((at.zero >= first)[:, None], spread, 1.0)
-    over_experts = np.where((at.zero >= first)[:, None], np.maximum(spread / at.ep[:, None], 1), 1.0)
+def _gradients(
+    engine: Engine, at: Layouts, every: Floats, routed: Floats, spread: Floats, whole: NDArray[np.bool_]
+) -> Floats:
+    over = np.where(whole[:, None], 1.0, spread)
+    over_experts = np.where(whole[:, None], 1.0, np.maximum(spread / at.ep[:, None], 1))
     return engine.state_grad_bytes * (every / over + routed / over_experts)
+
+
+def _spread_late(engine: Engine, at: Layouts) -> NDArray[np.bool_]:
+    """ZeRO levels that do not spread gradients before the end of a step."""
+    return np.asarray(at.zero < (2 if engine.activations == "athanor" else 3))
+
+
+def _whole_gradients(engine: Engine, at: Layouts) -> NDArray[np.bool_]:
+    """Where gradients stay whole until then, by their level or because the pipeline sums them once."""
+    return np.asarray(_spread_late(engine, at) | (engine.whole_in_pipeline & (at.pp > 1)))
+
+
+def _end_parameters(config: ModelConfig, at: Layouts) -> Floats:
+    """[N, P] parameters of embedding and head."""
+    p, t = parameters(config), at.tp.astype(np.float64)
+    first = np.arange(int(at.pp.max()))[None, :] == at.stage_rank()[:, :1]
+    head = p.head if p.head else np.where(at.stages > 1, p.embedding, 0)
+    return first * (p.embedding / t + p.positions)[:, None] + head_rank(at) * (head / t)[:, None]
 
 
 def _largest_block(config: ModelConfig, at: Layouts) -> Floats:
     p = parameters(config)
-    block = max(p.dense_block if p.dense_blocks else 0, p.expert_block if p.expert_blocks else 0)
-    return block / at.tp.astype(np.float64)
+    dense = p.dense_block if p.dense_blocks else 0
+    experts = p.expert_block - p.experts * (1 - 1 / at.ep) if p.expert_blocks else np.zeros(len(at))
+    return np.asarray(np.maximum(dense, experts) / at.tp)
 
 
-def _activations(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> tuple[Floats, Floats, Floats]:
-    """[N, P] kept, and beside it for a moment; and what the loss holds."""
+def _activations(
+    config: ModelConfig, at: Layouts, load: Load, engine: Engine, beside: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """[N, P] kept, and beside it for a moment; and what the loss holds. ``beside``: bytes [N, P] that a block's own
+    collectives hold while it runs backward."""
     dense_blocks, expert_blocks = block_kinds(config, at)
     kinds = [(dense_blocks, False)] + ([(expert_blocks, True)] if config.moe is not None else [])
     kept, worst = np.zeros(at.blocks.shape), np.zeros(len(at))
@@ -281,7 +308,9 @@ def _activations(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -
     held = on_ranks(at, kept) * flying
     loss = _loss_bytes(config, at, load, engine)
     head = head_rank(at)
-    transient = np.where(flying > 0, worst[:, None], 0.0)
+    vocabulary = config.vocab_size / at.tp.astype(np.float64)
+    left = engine.head_grad_bytes * (vocabulary * config.hidden_size)[:, None] * head
+    transient = np.where(flying > 0, worst[:, None] + beside + left, 0.0)
     return held, np.maximum(transient, loss[:, None] * head), loss[:, None] * head
 
 
@@ -315,6 +344,15 @@ def _buffers(config: ModelConfig, at: Layouts, load: Load, engine: Engine) -> Fl
     # A ring holds the part it computes with and the one that arrives; each with its gradient in the backward pass.
     parts = np.where(at.ring, np.minimum(at.cp, 2), at.cp)
     context = np.where(at.cp > 1, 2 * 2 * c * k * load.tokens * parts, 0.0)
-    received = np.where(at.pp > 1, 2 * c * stream / np.where(at.sp, at.tp, 1), 0.0)
+    received = np.where(at.pp > 1, c * stream / np.where(at.sp, at.tp, 1), 0.0)[:, None] * _receives(engine, at)
     gathered = np.where(at.sp, c * stream, 0.0)
-    return np.asarray(context + received + gathered + engine.workspace_bytes)
+    return np.asarray(received + (context + gathered + engine.workspace_bytes)[:, None])
+
+
+def _receives(engine: Engine, at: Layouts) -> Floats:
+    """[N, P] stage inputs, and gradients of stage outputs, that a rank has room for."""
+    if not engine.receives_all:
+        return np.full((len(at), int(at.pp.max())), 2.0)
+    stage = np.arange(at.blocks.shape[1])[None, :]
+    ends = (stage > 0).astype(np.float64) + (stage < at.stages[:, None] - 1)
+    return on_ranks(at, ends) * at.micro_batches[:, None]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from athanor.errors import AthanorError
@@ -64,6 +66,17 @@ class Engine(_Value):
     loss_scaling: bool = Field(default=False, description="float16: gradients are read once more")
     workspace_bytes: float = Field(default=2.0**27, ge=0, description="of libraries, inside the allocator")
     backward_buffers: float = Field(default=1.0, ge=0, description="of a block's largest gradients, alive at a time")
+    ends_stay_gathered: bool = Field(default=False, description="ZeRO 3: embedding and head are whole for the step")
+    whole_in_pipeline: bool = Field(default=False, description="with pp, gradients are summed once and whole till then")
+    receives_all: bool = Field(default=False, description="stages have a buffer for each micro-batch of a step")
+    scatter_bytes: float = Field(default=0.0, ge=0, description="a weight of a block, while its gradient is spread")
+    head_grad_bytes: float = Field(default=0.0, ge=0, description="a weight of the head, to the backward pass's end")
+
+    def sums_each(self, zero: NDArray[np.int64], pp: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether gradients are summed after every micro-batch (else once a step). Arrays of one shape, or that
+        broadcast."""
+        each = (zero == 3) | ((zero == 2) & self.reduce_every)
+        return np.asarray(each & ~(self.whole_in_pipeline & (pp > 1)))
 
 
 #: arXiv 2104.04473: float16, unfused attention, gradients all-reduced after the last backward pass.
@@ -140,7 +153,7 @@ ENGINES: dict[str, Engine] = {
         name="athanor",
         states={
             0: States(whole=18, sharded=0),
-            1: States(whole=6, sharded=16),
+            1: States(whole=6, sharded=12),
             2: States(whole=2, sharded=16, gathered_blocks=0),
             3: States(whole=0, sharded=16, gathered_blocks=2),
         },
@@ -152,7 +165,18 @@ ENGINES: dict[str, Engine] = {
         separate_products=True,
         logit_bytes=10,
         logit_chunk=4 * 2**20,
-        embedding_grad_bytes=2,
+        # model/head.py: the head's gradient is summed in float32, beside a chunk's part of it in bfloat16; what the
+        # loss leaves in bfloat16 goes to the root's own reduction, the last of a backward pass.
+        embedding_grad_bytes=6,
+        head_grad_bytes=2,
+        # FSDP2: a block's gradients in bfloat16 and their float32 copy that is scattered; the root, which has
+        # embedding and head, is not freed between its forward and its backward pass; under torch's pipeline schedules
+        # gradients are summed after the last micro-batch.
+        scatter_bytes=6,
+        # It makes room for what a stage receives of every micro-batch when a schedule begins.
+        ends_stay_gathered=True,
+        receives_all=True,
+        whole_in_pipeline=True,
         logit_traffic=30,
         accumulate_traffic=4,
         optimizer_traffic=36,
