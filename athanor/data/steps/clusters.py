@@ -23,6 +23,7 @@ from athanor.errors import AthanorError
 I64 = npt.NDArray[np.int64]
 _SHIFT = np.uint64(32)
 _LOW = np.uint64(2**32 - 1)
+_ID_BITS = np.uint64(2**24 - 1)
 #: Pairs compared at once.
 _CHUNK = 1 << 20
 
@@ -87,14 +88,19 @@ def _first_words(keys: pa.Array) -> U64:
 
 
 def origin_ties(docs: Docs) -> U64:
-    """A hash of each document's id, source, URL and meta: what tells apart documents of the same text."""
+    """What tells apart documents of the same text: a hash of source, URL and meta in the upper 40 bits, one of the id
+    (which may be no more than a place in a file) in the lower 24."""
+    upper = _row_hashes(docs, ("source", "url", "meta"))
+    lower = _row_hashes(docs, ("id",))
+    return upper & ~_ID_BITS | lower & _ID_BITS
+
+
+def _row_hashes(docs: Docs, names: tuple[str, ...]) -> U64:
     import xxhash
 
-    parts = [docs.column(name) for name in ("id", "source", "url", "meta")]
-    rows = (
-        "\x1f".join(value or "" for value in row).encode("utf-8", "surrogatepass") for row in zip(*parts, strict=True)
-    )
-    return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), dtype=np.uint64, count=len(docs))
+    rows = ("\x1f".join(value or "" for value in row) for row in zip(*map(docs.column, names), strict=True))
+    digests = (xxhash.xxh3_64_intdigest(row.encode("utf-8", "surrogatepass")) for row in rows)
+    return np.fromiter(digests, dtype=np.uint64, count=len(docs))
 
 
 def dates(docs: Docs) -> I64:

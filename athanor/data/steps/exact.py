@@ -89,7 +89,7 @@ class ExactDedup(Step):
     def resolve(self, survey: Survey) -> Columns:
         o = self.options
         order = clusters.Preference.of(survey, o.keep, o.quality).order
-        indexes = [Index.open(path, self.name, self.settings) for path in o.against]
+        indexes = [Index.open(path, type(self).name, self.settings) for path in o.against]
         n = survey.n_rows
         kept, why = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int8)
         earlier = np.full(n, -1, dtype=np.int16)
@@ -109,7 +109,7 @@ class ExactDedup(Step):
             self._figures["paragraphs_cut"] = len(cuts.flatten())
         if o.index:
             write_index(
-                survey.work / "index", self.name, self.settings, int(stays.sum()), self._index(survey, stays, own)
+                survey.work / "index", type(self).name, self.settings, int(stays.sum()), self._index(survey, stays, own)
             )
         return out
 

@@ -89,7 +89,7 @@ class MinhashDedup(Step):
         if o.index:
             stays = (kept < 0) & (by_row < 0)
             arrays = self._index(survey, stays)
-            write_index(survey.work / "index", self.name, self.settings, int(stays.sum()), arrays)
+            write_index(survey.work / "index", type(self).name, self.settings, int(stays.sum()), arrays)
         return {"kept": clusters.keepers(survey, kept), "earlier": by_row, "cluster_size": size}
 
     def apply(self, docs: Docs, columns: Columns) -> Verdict:
@@ -120,7 +120,7 @@ class MinhashDedup(Step):
         """For each row in order of preference: the first of ``against`` that holds a duplicate, or -1."""
         earlier = np.full(survey.n_rows, -1, dtype=np.int16)
         for number, path in enumerate(self.options.against):
-            index = Index.open(path, self.name, self.settings)
+            index = Index.open(path, type(self).name, self.settings)
             pairs = np.zeros(0, dtype=np.uint64)
             for i in range(self.n_bands):
                 query, place = index.matches(f"{i:03d}", survey.numpy(f"band_{i:03d}")[order])

@@ -38,6 +38,7 @@ _UNSPACED = (
     *((0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x3040, 0x30FF)),
     *((0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F)),
 )
+_LONG = 64  # characters of a token that is hashed by itself
 _HAN_NUMERALS = "〇零一二三四五六七八九十百千万亿两萬億兩"
 
 
@@ -215,14 +216,19 @@ def _code_points(
 
 
 def _spans(values: U64, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> U64:
-    """Σ values[j]·B^(last-j) over each span, by one step for each position of the longest span."""
+    """Σ values[j]·B^(last-j) over each span: short ones all at once, a step for each position; long ones by powers."""
     total = values[first].copy()
-    live = np.flatnonzero(first < last)
+    live = np.flatnonzero((first < last) & (last - first < _LONG))
     step = 1
     while len(live):
         total[live] = total[live] * np.uint64(_CHAR_BASE) + values[first[live] + step]
         step += 1
         live = live[first[live] + step <= last[live]]
+    for i in np.flatnonzero(last - first >= _LONG).tolist():
+        span = values[first[i] : last[i] + 1]
+        powers = np.full(len(span), _CHAR_BASE, dtype=np.uint64)
+        powers[0] = 1
+        total[i] = (span * np.cumprod(powers)[::-1]).sum(dtype=np.uint64)
     return total
 
 

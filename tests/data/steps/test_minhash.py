@@ -73,7 +73,9 @@ def test_kernel_and_numpy_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     ranges = ((32, 127), (0xA0, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000), (0x4E00, 0x9FFF), (48, 58))
     noise = ["".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(90))) for _ in range(60)]
-    docs = Docs.of([*noise, "", " ", "a", "one two three", "1 2 3 一二", han(3, 700), " ".join(prose(1, 900))])
+    docs = Docs.of(
+        [*noise, "", " ", "a", "one two three", "1 2 3 一二", "Ab9" * 400 + " x", han(3, 700), " ".join(prose(1, 900))]
+    )
     for numbers in (False, True):
         fast = shingles.tokens_of(docs, numbers=numbers)
         minima = signatures.minima(fast, 5, 112, 3)
