@@ -38,6 +38,28 @@ class Rules:
     window: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Merges in order, int32 ids [n, 2], and what each was chosen for, int64 [n]: the score of its pair then, which is
+    how many tokens fewer the (scored) text has with it."""
+
+    merges: Int32s
+    gains: Int64s
+    first_specials: int
+
+    def __len__(self) -> int:
+        return len(self.merges)
+
+    def tokens(self) -> list[bytes]:
+        """The bytes of each merge's whole, in order."""
+        part = {int(i): bytes([byte]) for byte, i in enumerate(byte_ids(self.first_specials))}
+        out: list[bytes] = []
+        for number, (a, b) in enumerate(self.merges.tolist()):
+            out.append(part[a] + part[b])
+            part[self.first_specials + 256 + number] = out[-1]
+        return out
+
+
 def byte_ids(first: int) -> Int32s:
     """Id of each byte's token, int32 [256]: as ``tokenizers`` gives them, in the order of their characters."""
     order = sorted(range(256), key=BYTE_CHARACTERS.__getitem__)
@@ -52,8 +74,8 @@ def learn(
     scores: Int64s | None = None,
     candidates: Collection[bytes] = (),
     progress: Progress | None = None,
-) -> Int32s:
-    """Merges in the order they are learned, int32 [n, 2] with n ≤ ``max_merges`` (fewer when no pair is left).
+) -> Learned:
+    """Merges in the order they are learned, at most ``max_merges`` (fewer when no pair is left).
 
     The whole of merge i has the id ``first_specials`` + 256 + i. ``scores``: int64 [pieces], what ranks pairs (default:
     the counts' sum); ties go to the smaller ids. ``candidates``: first only tokens among these, then, when none of
@@ -71,7 +93,7 @@ def learn(
 
 def _learn_natively(
     pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: Collection[bytes], progress: Progress | None
-) -> Int32s:
+) -> Learned:
     library = kernel()
     assert library is not None
     first = rules.first_specials + 256
@@ -85,6 +107,7 @@ def _learn_natively(
     allowed, allowed_offsets = joined(sorted(candidates))
     allowed_ends = np.ascontiguousarray(allowed_offsets[1:])
     merges = np.empty((max(rules.max_merges, 0), 2), dtype=np.int32)
+    gains = np.empty(len(merges), dtype=np.int64)
     ids = byte_ids(rules.first_specials)
     failed: list[BaseException] = []
 
@@ -100,19 +123,9 @@ def _learn_natively(
     n = library.athanor_train(
         *(pointer(options), pointer(flags()), pointer(pieces.data), pointer(pieces.ends)),
         *(ctypes.c_int64(len(pieces)), pointer(columns), pointer(ids)),
-        *(pointer(allowed), pointer(allowed_ends), ctypes.c_int64(len(allowed_ends)), pointer(merges)),
+        *(pointer(allowed), pointer(allowed_ends), ctypes.c_int64(len(allowed_ends)), pointer(merges), pointer(gains)),
         ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(tell),
     )
     if failed:
         raise failed[0]
-    return merges[:n].copy()
-
-
-def tokens_of(merges: Int32s, first_specials: int) -> list[bytes]:
-    """The bytes of each merge's whole, in order."""
-    part = {int(i): bytes([byte]) for byte, i in enumerate(byte_ids(first_specials))}
-    out: list[bytes] = []
-    for number, (a, b) in enumerate(merges.tolist()):
-        out.append(part[a] + part[b])
-        part[first_specials + 256 + number] = out[-1]
-    return out
+    return Learned(merges[:n].copy(), gains[:n].copy(), rules.first_specials)

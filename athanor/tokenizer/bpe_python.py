@@ -7,9 +7,9 @@ from collections import Counter, deque
 
 import numpy as np
 
-from athanor.tokenizer.bpe import Rules, byte_ids
+from athanor.tokenizer.bpe import Learned, Rules, byte_ids
 from athanor.tokenizer.counts import PieceCounts
-from athanor.tokenizer.kernel import Int32s, Int64s
+from athanor.tokenizer.kernel import Int64s
 
 Pair = tuple[int, int]
 
@@ -78,7 +78,7 @@ class _Trainer:
             return False
         return True
 
-    def best(self, column: int) -> Pair | None:
+    def best(self, column: int) -> tuple[Pair, int] | None:
         heap, raw = self.heaps[column], column if self.rules.parity else self.width - 1
         while heap:
             count, pair = heapq.heappop(heap)
@@ -87,28 +87,28 @@ class _Trainer:
                 if now > 0:
                     heapq.heappush(heap, (-now, pair))
             elif self.may(pair, raw):
-                return pair
+                return pair, now
         return None
 
-    def choose(self) -> Pair | None:
+    def choose(self) -> tuple[Pair, int] | None:
         if not self.rules.parity:
-            pair = self.best(0)
-            if pair is None and self.candidates:
+            found = self.best(0)
+            if found is None and self.candidates:
                 self.candidates = frozenset()
                 self.fresh.update(self.deferred)
                 self.queue()
-                pair = self.best(0)
-            return pair
+                found = self.best(0)
+            return found
         limit = self.rules.window * 2 // len(self.columns)
         while self.open:
             used = Counter(self.recent)
             free = [d for d in self.open if len(self.columns) <= 2 or limit <= 0 or used[d] < limit]
             ratio = {d: self.tokens[d] / self.n_bytes[d] for d in free}
             column = max(free, key=ratio.__getitem__) if free else self.open[0]
-            pair = self.best(column)
-            if pair is not None:
+            found = self.best(column)
+            if found is not None:
                 self.recent.append(column)
-                return pair
+                return found
             self.open.remove(column)
         return None
 
@@ -137,11 +137,14 @@ class _Trainer:
         self.queue()
 
 
-def learn_slowly(pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: frozenset[bytes]) -> Int32s:
+def learn_slowly(pieces: PieceCounts, rules: Rules, columns: Int64s, candidates: frozenset[bytes]) -> Learned:
     """``bpe.learn`` without the kernel; ``columns`` as it is given there."""
     trainer = _Trainer(pieces, rules, columns, candidates)
     merges: list[Pair] = []
-    while len(merges) < rules.max_merges and (pair := trainer.choose()) is not None:
-        trainer.merge(pair, rules.first_specials + 256 + len(merges))
-        merges.append(pair)
-    return np.array(merges, dtype=np.int32).reshape(-1, 2)
+    gains: list[int] = []
+    while len(merges) < rules.max_merges and (found := trainer.choose()) is not None:
+        trainer.merge(found[0], rules.first_specials + 256 + len(merges))
+        merges.append(found[0])
+        gains.append(found[1])
+    table = np.array(merges, dtype=np.int32).reshape(-1, 2)
+    return Learned(table, np.array(gains, dtype=np.int64), rules.first_specials)

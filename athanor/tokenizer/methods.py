@@ -20,11 +20,11 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from athanor.errors import AthanorError
-from athanor.tokenizer.bpe import Progress, Rules, byte_ids, learn, tokens_of
+from athanor.tokenizer.bpe import Learned, Progress, Rules, byte_ids, learn
 from athanor.tokenizer.chat import EOS, PAD, SPECIALS
 from athanor.tokenizer.counts import PieceCounts
 from athanor.tokenizer.fast import BYTE_CHARACTERS
-from athanor.tokenizer.kernel import Int32s, Int64s
+from athanor.tokenizer.kernel import Int64s
 from athanor.tokenizer.pattern import Digits, pattern
 from athanor.tokenizer.tokenizer import Tokenizer
 
@@ -35,8 +35,11 @@ _BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to train. ``weights``: a domain's say where domains are balanced (default 1 each); ``balance``: 1 gives every
-    domain an equal say, 0 a say by its bytes, between them a compromise (bytes to the power 1 − balance)."""
+    """What to train.
+
+    ``weights``: a domain's say where domains are balanced (default 1 each); ``balance``: 1 gives every domain an equal
+    say, 0 a say by its bytes, between them a compromise (bytes to the power 1 − balance).
+    """
 
     vocab_size: int
     method: Method = "union"
@@ -83,7 +86,7 @@ def train_domains(
 
 def _merges(
     pieces: PieceCounts, settings: Settings, natural: Mapping[str, int], progress: Progress | None = None
-) -> Int32s:
+) -> Learned:
     rules = Rules(
         max_merges=settings.n_merges,
         min_frequency=settings.min_frequency,
@@ -94,24 +97,26 @@ def _merges(
         return learn(pieces, rules, progress=progress)
     if settings.method == "natural":
         return learn(pieces, rules, _scores(pieces, natural), progress=progress)
-    scores = _scores(pieces, _balanced_bytes(pieces, settings, natural))
-    if settings.method == "balanced" or len(pieces.domains) < 2:
-        return learn(pieces, rules, scores, progress=progress)
-    return learn(pieces, rules, scores, _candidates(pieces, rules), progress=progress)
+    wanted = _balanced_bytes(pieces, settings, natural)
+    candidates = _candidates(pieces, rules, wanted) if settings.method == "union" and len(wanted) > 1 else ()
+    return learn(pieces, rules, _scores(pieces, wanted), candidates, progress)
 
 
-def _candidates(pieces: PieceCounts, rules: Rules) -> set[bytes]:
-    """The union of the domains' own vocabularies, each of the same size, the smallest that makes the union large enough
-    (or all they have)."""
-    lists = [tokens_of(learn(pieces.only(d), rules), rules.first_specials) for d in range(len(pieces.domains))]
-    low, high = 0, max(map(len, lists))
-    while low < high:
-        middle = (low + high) // 2
-        if len(set().union(*(tokens[:middle] for tokens in lists))) < rules.max_merges:
-            low = middle + 1
-        else:
-            high = middle
-    return set().union(*(tokens[:low] for tokens in lists))
+def _candidates(pieces: PieceCounts, rules: Rules, wanted: Mapping[str, float]) -> set[bytes]:
+    """The tokens of the domains' own vocabularies that gain most, as many as fit.
+
+    A token's gain in a domain is the share of the domain's tokens it saves when it is learned there (times the domain's
+    say); gains of a token that several domains have add up. So the lists are cut where one more token is worth the same
+    in each, not at the same length: a domain that is soon served leaves room to the others.
+    """
+    gains: dict[bytes, float] = {}
+    for number, name in enumerate(pieces.domains):
+        if name in wanted:
+            learned = learn(pieces.only(number), rules)
+            unit = wanted[name] / int(pieces.n_bytes[number])
+            for token, gain in zip(learned.tokens(), learned.gains.tolist(), strict=True):
+                gains[token] = gains.get(token, 0.0) + gain * unit
+    return set(sorted(gains, key=lambda token: (-gains[token], len(token), token))[: rules.max_merges])
 
 
 def _balanced_bytes(pieces: PieceCounts, settings: Settings, natural: Mapping[str, int]) -> dict[str, float]:
@@ -157,12 +162,12 @@ def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, i
     )
 
 
-def assemble(merges: Int32s, specials: list[str], digits: Digits) -> Tokenizer:
+def assemble(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
     """A tokenizer of learned merges: ids 0… are the specials, then the bytes, then the merges in order."""
     ids = byte_ids(len(specials))
     spelled = {int(ids[byte]): character for byte, character in enumerate(BYTE_CHARACTERS)}
     pairs: list[tuple[str, str]] = []
-    for number, (a, b) in enumerate(merges.tolist()):
+    for number, (a, b) in enumerate(learned.merges.tolist()):
         pairs.append((spelled[a], spelled[b]))
         spelled[len(specials) + _BYTES + number] = spelled[a] + spelled[b]
     vocabulary = {token: i for i, token in enumerate(specials)} | {token: i for i, token in sorted(spelled.items())}

@@ -227,11 +227,13 @@ struct Trainer {
 extern "C" {
 
 // data, ends [words]: the pieces' bytes and where each ends; counts [words, columns]; byte_ids [256]; allowed: bytes of
-// the candidates (ends given), or none; merges [max_merges, 2]: written. `progress` may be null; it returns 0 to stop.
+// the candidates (ends given), or none; merges [max_merges, 2] and gains
+// [max_merges] (the count a pair was chosen for): written. `progress` may be null; it returns 0 to stop.
 // Returns how many merges were learned.
 int64_t athanor_train(const int64_t* option_values, const uint8_t* flags, const uint8_t* data, const int64_t* ends,
                       int64_t words, const int64_t* counts, const int32_t* byte_ids, const uint8_t* allowed_data,
-                      const int64_t* allowed_ends, int64_t allowed, int32_t* merges, int64_t (*progress)(int64_t)) {
+                      const int64_t* allowed_ends, int64_t allowed, int32_t* merges, int64_t* gains,
+                      int64_t (*progress)(int64_t)) {
     Trainer trainer{};
     std::memcpy(&trainer.options, option_values, sizeof(Options));
     trainer.scanner = {flags, static_cast<int>(trainer.options.max_digits)};
@@ -248,6 +250,7 @@ int64_t athanor_train(const int64_t* option_values, const uint8_t* flags, const 
         const int32_t id = static_cast<int32_t>(trainer.options.first_id + count);
         merges[2 * count] = chosen.a;
         merges[2 * count + 1] = chosen.b;
+        gains[count] = chosen.count;
         trainer.bytes.push_back(trainer.text(chosen.a) + trainer.text(chosen.b));
         trainer.made.insert(trainer.bytes.back());
         trainer.merge(chosen, id);
