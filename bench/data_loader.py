@@ -3,7 +3,7 @@
     python -m bench.data_loader [--quick] [--out bench/results/data_loader.json]
 
 Generated token shards on disk, about 30 of a million tokens (read through their memory map, in the page cache), two
-sources mixed 0.7 / 0.3, rows of 2,048 positions, 16 rows a call, one thread, CPU time. ``tokens/s`` is of the calls that
+sources mixed 0.7 / 0.3, rows of 2,048 positions, 16 rows a call, one thread, CPU time. ``tokens/s`` is of calls that
 make batches, plans of epochs included; ``with set-up`` also counts opening the loader (packing), over the tokens of one
 epoch of the sources. Packing is what was counted in the batches themselves.
 """

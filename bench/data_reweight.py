@@ -1,0 +1,237 @@
+"""Online re-weighting against static mixtures: a proxy decoder, five generated domains, equal tokens, several seeds.
+
+    python -m bench.data_reweight [--quick] [--seeds 3] [--out bench/results/data_reweight.json]
+
+Domains: worked arithmetic, standard-library code, standard-library prose, Chinese sentences from a grammar, and random
+hexadecimal lines, which no model can learn. The natural mixture is skewed towards prose and code. Runs of a seed share
+initial weights, shards, steps and tokens:
+
+    static        the natural mixture; its held-out losses are the reference of the next
+    excess        shares follow the losses above that reference, from the natural mixture (DoReMi's idea)
+    bandit        shares follow the losses themselves, no reference (ODM's idea)
+    uniform       a static mixture that knows nothing either
+    exported      a fresh static run on the mean shares that ``excess`` wrote down: the next run's mixture
+
+Figures are held-out losses in nats a token at the end: the mean over domains, the worst domain, and the worst of the
+domains that can be learned at all. Lower is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from athanor.data import arithmetic
+from athanor.data.loader import PackedLoader, held_out_batches
+from athanor.data.mixtures import read_mixture
+from athanor.data.shards import ShardSet, ShardWriter
+from athanor.data.stdlib_corpus import stdlib_documents
+from athanor.data.types import Batch, Document
+from athanor.model.config import ModelConfig
+from athanor.model.decoder import Decoder
+from athanor.model.init import init_weights
+from athanor.recipe.mixing import ReweightRecipe
+from athanor.recipe.schema import ScheduleRecipe, TrainRecipe
+from athanor.tokenizer import Tokenizer, train_tokenizer
+from athanor.train.objective import CausalLM, CausalLMBySource
+from athanor.train.reweighting import Reweighting
+from athanor.train.run_dir import RunDir
+from athanor.train.sources import BatchPlan, PackedSource
+from athanor.train.stages import Stage
+from athanor.train.trainer import Trainer
+from bench.common import environment, show
+
+NATURAL = {"prose": 0.50, "code": 0.30, "chinese": 0.10, "arithmetic": 0.07, "noise": 0.03}
+UNLEARNABLE = {"noise"}
+SEQ, BATCH_ROWS, VOCAB = 128, 16, 1024
+EVERY = 10
+#: What "no worse" allows: nothing beyond the spread of the seeds (two standard errors of the paired difference).
+STANDARD_ERRORS = 2.0
+
+_ZH = {
+    "who": ["老师", "孩子", "工人", "邻居", "农民", "医生", "厨师", "旅客", "船长", "学生"],
+    "when": ["早晨", "昨天下午", "每逢周末", "去年冬天", "下雨的时候", "天黑以前", "春节前后"],
+    "where": ["在河边", "在图书馆", "在市场里", "在车站", "在山脚下", "在厨房", "在院子里"],
+    "does": ["看见", "修理", "谈起", "寻找", "买下", "画出", "带来", "整理"],
+    "what": ["一本旧书", "两把椅子", "三只白鹤", "一封长信", "新的地图", "许多苹果", "那盏油灯", "半袋面粉"],
+    "then": ["然后慢慢地走回家。", "心里十分高兴。", "可是没有人相信。", "于是大家都笑了。", "直到月亮升起来。"],
+}
+
+
+def chinese(rng: random.Random) -> str:
+    """A few sentences of a small grammar."""
+    parts = ("when", "who", "where", "does", "what")
+    return "".join("".join(rng.choice(_ZH[p]) for p in parts) + "，" + rng.choice(_ZH["then"]) for _ in range(4))
+
+
+def noise(rng: random.Random) -> str:
+    """Random hexadecimal lines."""
+    return "\n".join(f"{rng.getrandbits(96):024x}" for _ in range(3))
+
+
+def texts(domain: str, n: int, seed: int) -> Iterator[str]:
+    """``n`` texts of a domain (fewer where the library has no more); ``seed`` 0 is for training, 1 held out."""
+    rng = random.Random(f"{domain} {seed}")
+    if domain == "arithmetic":
+        found = (d.text for d in arithmetic.documents(n, seed, "train"))
+    elif domain in ("code", "prose"):
+        library = (d for d in stdlib_documents(domain) if isinstance(d, Document))  # type: ignore[arg-type]
+        found = (d.text[:4000] for i, d in enumerate(library) if (i % 10 == 9) == bool(seed))
+    else:
+        make = chinese if domain == "chinese" else noise
+        found = (make(rng) for _ in range(n))
+    return islice(found, n)
+
+
+def prepare(folder: Path, n: int) -> tuple[Tokenizer, dict[str, ShardSet], dict[str, list[Batch]]]:
+    """The tokenizer (from equal parts), training shards and held-out batches by domain."""
+    tokenizer = train_tokenizer((t for d in NATURAL for t in texts(d, n // 10, 0)), VOCAB)
+    shards: dict[str, ShardSet] = {}
+    held_out: dict[str, list[Batch]] = {}
+    for domain in NATURAL:
+        for seed, part in enumerate(("train", "valid")):
+            path = folder / domain / part
+            with ShardWriter(path, tokenizer.fingerprint, tokenizer.vocab_size, eos_id=tokenizer.eos_id) as writer:
+                for text in texts(domain, n if part == "train" else n // 8, seed):
+                    writer.add(tokenizer.encode(text))
+        shards[domain] = ShardSet.open(folder / domain / "train")
+        held_out[domain] = held_out_batches(ShardSet.open(folder / domain / "valid"), SEQ, 16_384, rows_per_batch=32)
+    return tokenizer, shards, held_out
+
+
+def model_of(seed: int) -> Decoder:
+    """The proxy: 0.4 M parameters."""
+    config = ModelConfig(
+        vocab_size=VOCAB,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        norm_placement="depth_scaled_sandwich",
+        init="tiny",
+        max_position_embeddings=SEQ,
+    )
+    model = Decoder(config)
+    init_weights(model, seed)
+    return model
+
+
+def train(
+    out: Path,
+    shards: dict[str, ShardSet],
+    held_out: dict[str, list[Batch]],
+    steps: int,
+    seed: int,
+    mixture: dict[str, float],
+    rule: ReweightRecipe | None = None,
+) -> tuple[dict[str, float], float]:
+    """(held-out loss by domain at the end, seconds)."""
+    begun = time.perf_counter()
+    loader = PackedLoader(shards, mixture, SEQ, seed, tag_sources=rule is not None)
+    source = PackedSource(loader, BatchPlan(SEQ, SEQ * BATCH_ROWS))
+    schedule = ScheduleRecipe(kind="cosine", lr=4e-3, min_lr=4e-4, warmup_steps=max(2, steps // 20))
+    stage = Stage("proxy", source, steps, schedule, evals=held_out)
+    run = RunDir(out)
+    recipe = TrainRecipe(seq_len=SEQ, global_batch_tokens=SEQ * BATCH_ROWS, tensorboard=False, log_every_steps=10)
+    watch = [] if rule is None else [Reweighting({"proxy": rule}, run)]
+    objective = CausalLM() if rule is None else CausalLMBySource(loader.names)
+    trainer = Trainer(model_of(seed), objective, [stage], recipe, run, seed, watch, CausalLM(), True, False)
+    losses = trainer.fit().last_eval
+    return losses, time.perf_counter() - begun
+
+
+def one_seed(
+    folder: Path, shards: dict[str, ShardSet], held_out: dict[str, list[Batch]], steps: int, seed: int
+) -> dict[str, Any]:
+    """All runs of one seed: losses by domain, seconds, and the shares that came out."""
+    runs: dict[str, Any] = {}
+
+    def go(name: str, mixture: dict[str, float], rule: ReweightRecipe | None = None) -> None:
+        losses, seconds = train(folder / name, shards, held_out, steps, seed, mixture, rule)
+        runs[name] = {"losses": losses, "wall_s": seconds}
+        print(f"seed {seed} {name}: " + "  ".join(f"{d} {x:.4f}" for d, x in losses.items()), flush=True)
+
+    go("static", NATURAL)
+    common = {"every_steps": EVERY, "warmup_steps": steps // 20}
+    go("excess", NATURAL, ReweightRecipe(reference=runs["static"]["losses"], **common))  # type: ignore[arg-type]
+    go("bandit", NATURAL, ReweightRecipe(method="bandit", **common))  # type: ignore[arg-type]
+    go("uniform", dict.fromkeys(NATURAL, 1.0))
+    exported = read_mixture(folder / "excess" / "mixture-proxy.yaml")
+    runs["exported"] = {"shares": exported}
+    go("exported", exported)
+    runs["exported"]["shares"] = exported
+    return runs
+
+
+def figures(losses: dict[str, float]) -> dict[str, float]:
+    """What is compared."""
+    learnable = [loss for name, loss in losses.items() if name not in UNLEARNABLE]
+    return {"mean": statistics.mean(losses.values()), "worst": max(losses.values()), "worst_learnable": max(learnable)}
+
+
+def judge(seeds: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Differences to static, paired by seed: mean, spread, and whether it is no worse."""
+    rows = []
+    for figure in ("mean", "worst", "worst_learnable"):
+        found = [figures(runs[name]["losses"])[figure] for runs in seeds]
+        apart = [x - figures(runs["static"]["losses"])[figure] for x, runs in zip(found, seeds, strict=True)]
+        error = statistics.stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else 0.0
+        rows.append(
+            {
+                "run": name,
+                "figure": figure,
+                "value": statistics.mean(found),
+                "difference": statistics.mean(apart),
+                "spread": statistics.stdev(apart) if len(apart) > 1 else 0.0,
+                "no_worse": statistics.mean(apart) <= STANDARD_ERRORS * error,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Run all seeds, print the tables and the bar, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, a few steps: for the smoke test")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    steps, n_seeds, n = (30, 1, 400) if args.quick else (args.steps, args.seeds, 4000)
+    with tempfile.TemporaryDirectory() as scratch:
+        _, shards, held_out = prepare(Path(scratch) / "data", n)
+        seeds = [one_seed(Path(scratch) / f"seed-{s}", shards, held_out, steps, s) for s in range(n_seeds)]
+    rows = [row for name in seeds[0] for row in judge(seeds, name)]
+    by_domain = [
+        [name, *(statistics.mean(runs[name]["losses"][domain] for runs in seeds) for domain in NATURAL)]
+        for name in seeds[0]
+    ]
+    show(f"Held-out loss, nats a token, mean of {n_seeds} seeds", ["run", *NATURAL], by_domain)
+    keys = ("run", "figure", "value", "difference", "spread", "no_worse")
+    show("Against static, paired by seed", keys, [[row[key] for key in keys] for row in rows])
+    shares = {d: statistics.mean(runs["exported"]["shares"][d] for runs in seeds) for d in NATURAL}
+    show("Shares", ["mixture", *NATURAL], [["natural", *NATURAL.values()], ["exported", *shares.values()]])
+    met = all(row["no_worse"] for row in rows if row["run"] == "excess" and row["figure"] != "worst_learnable")
+    print(f"bar: re-weighting (excess) against static, mean and worst domain no worse: {'holds' if met else 'fails'}")
+    if args.out is not None:
+        result = {"environment": environment(1), "steps": steps, "tokens": steps * SEQ * BATCH_ROWS, "rows": rows}
+        result |= {"seeds": seeds, "shares": shares, "bar_holds": met}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
