@@ -28,10 +28,10 @@ _COMMANDS = re.compile(
     r"\\[,;:!> ]|\\\\"
 )
 _SAME = {
-    r"\le": r"\leq", r"\ge": r"\geq", r"\to": r"\rightarrow", r"\ne": r"\neq", r"\dots": r"\ldots", r"\dfrac": r"\frac",
-    r"\tfrac": r"\frac", r"\textellipsis": r"\ldots", r"\varepsilon": r"\epsilon", r"\varphi": r"\phi", 
-    r"\lbrace": r"\{", r"\rbrace": r"\}", r"\vert": "|", r"\ast": "*", r"\prime": "'", r"\land": r"\wedge", r"\lor": r"\vee",
-    "−": "-", r"\bf": "", r"\cdotp": r"\cdot", r"\binom": r"\genfrac", r"\textendash": "-",
+    r"\le": r"\leq", r"\ge": r"\geq", r"\to": r"\rightarrow", r"\ne": r"\neq", r"\dots": r"\ldots",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\textellipsis": r"\ldots", r"\varepsilon": r"\epsilon",
+    r"\varphi": r"\phi", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\vert": "|", r"\ast": "*", r"\prime": "'",
+    r"\land": r"\wedge", r"\lor": r"\vee", "−": "-", r"\cdotp": r"\cdot", r"\binom": r"\genfrac", r"\textendash": "-",
 }  # fmt: skip
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 
@@ -82,7 +82,7 @@ def _cell(text: str) -> str:
     text = html.unescape(html.unescape(text)).replace("\\|", "|")
     text = _FORMULA.sub(lambda m: "".join(latex_tokens(m[1] or m[2])), text)
     text = re.sub(r"<!--.*?-->|</?[a-z][^>]*>|\[\^\d+\]", "", text)
-    return re.sub(r"[\s*_`~\\•-]+", "", text).lower().translate(_PLAIN)
+    return re.sub(r"[\s*_`~\\•-]+", "", text.lower().translate(_PLAIN))
 
 
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉⁺⁻⁼⁽⁾₊₋₌₍₎ⁿⁱ−–’“”", '01234567890123456789+-=()+-=()ni--\'""')
@@ -108,7 +108,7 @@ def formulas(markdown: str) -> list[Counter[str]]:
 
 def latex_tokens(latex: str) -> list[str]:
     """Tokens that carry meaning: letters, digits, commands, signs, sub- and superscript marks."""
-    latex = re.sub(r"\\([_^#%&$])", r"\1", latex)
+    latex = re.sub(r"[_^]\{\s*\}", "", re.sub(r"\\([_^#%&$])", r"\1", latex))
     latex = _COMMANDS.sub(" ", latex)
     tokens = re.findall(r"\\[A-Za-z]+|\\.|[^\s{}&~]", latex)
     return [token for token in (_SAME.get(t, t) for t in tokens) if token]

@@ -17,6 +17,8 @@ _SNAP_POINTS = 3.0
 _MAX_LINES = 200
 
 
+#: Cells with more text than this are columns of prose.
+_MAX_CELL_CHARS = 400
 #: A first column of these alone is the marks of a list.
 _MARK = re.compile(r"|[^\w\s]|[\w]{1,3}[.)]|[\ue000-\uf8ff]")
 _Word = tuple[float, float, float, str]  # y0, x0, x1, text
@@ -47,13 +49,21 @@ def _ruled(page: Page) -> list[Table]:
         box = (xs[0], ys[0], xs[-1], ys[-1])
         inside = [s for s in page.segments if _holds(box, s.box)]
         rows = _grid_rows(xs, ys, horizontal, vertical, inside)
-        filled = [sum(bool(cell.text) for cell in row) for row in rows]
-        if sum(n >= 2 for n in filled) < 2 or max(map(len, rows)) < 2:
+        if not _is_tabular(rows):
             continue
         taken = set(map(id, inside))
         page.segments = [s for s in page.segments if id(s) not in taken]
         found.append(Table(box, render_table(rows)))
     return found
+
+
+def _is_tabular(rows: list[list[Cell]]) -> bool:
+    """Whether a grid holds a table. Frames around columns of prose, boxes and decorations make grids as well."""
+    lengths = [len(cell.text) for row in rows for cell in row if cell.text]
+    n_full_rows = sum(sum(bool(cell.text) for cell in row) >= 2 for row in rows)
+    if n_full_rows < 2 or max(map(len, rows)) < 2 or len(lengths) < 0.3 * sum(map(len, rows)):
+        return False
+    return max(lengths) < max(_MAX_CELL_CHARS, 0.5 * sum(lengths)) and statistics.fmean(lengths) < _MAX_CELL_CHARS
 
 
 def _chained(rulings: list[Rect], across: int) -> list[Rect]:
@@ -62,9 +72,11 @@ def _chained(rulings: list[Rect], across: int) -> list[Rect]:
     ``across`` is the coordinate that tells the line (0: x of vertical rulings, 1: y of horizontal ones).
     """
     out: list[Rect] = []
-    for rect in sorted(rulings, key=lambda r: (round(r[across]), r[1 - across])):
-        if out and abs(rect[across] - out[-1][across]) <= 1.0 and rect[1 - across] <= out[-1][3 - across] + 1.5:
-            last = out[-1]
+    begin, end = 1 - across, 3 - across
+    for rect in sorted(rulings, key=lambda r: (round(r[across]), r[begin])):
+        last = out[-1] if out else rect
+        touches = rect[begin] <= last[end] + 1.5 and rect[end] >= last[begin] - 1.5
+        if out and touches and abs(rect[across] - last[across]) <= 1.0:
             out[-1] = (min(last[0], rect[0]), min(last[1], rect[1]), max(last[2], rect[2]), max(last[3], rect[3]))
         else:
             out.append(rect)
