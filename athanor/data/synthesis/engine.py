@@ -143,7 +143,7 @@ def synthesise(
     if workers <= 1:
         yield from _rounds(cells, n, options, coverage, lambda units: map(work, units))
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
         yield from _rounds(cells, n, options, coverage, lambda units: pool.map(work, units, chunksize=8))
 
 

@@ -49,7 +49,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], max_lines: int = M
     def note(frame: FrameType) -> None:
         for name, value in frame.f_locals.items():
             text = _shown(value)
-            if text and len(text) <= 60 and " at 0x" not in text and before.get(name) != text:
+            if text and len(text) <= 120 and " at 0x" not in text and before.get(name) != text:
                 before[name] = text
                 trace.events.append((here[0], name, text))
 

@@ -283,16 +283,7 @@ def count_steps(r: random.Random, level: int, program: str | Sequence[str] = "")
     except running.OverBudgetError:
         return None
     lines = source.splitlines()
-    often = [
-        i
-        for i, k in sorted(trace.counts.items())
-        if k > 1
-        and lines[i - 1].strip()
-        and lines.count(lines[i - 1]) == 1
-        and not lines[i - 1].strip().startswith(("for ", "while ", "def ", "class ", "else", "try", "@"))
-        and "for " not in lines[i - 1]
-        and "lambda" not in lines[i - 1]
-    ]
+    often = [i for i, k in sorted(trace.counts.items()) if k > 1 and _countable(lines[i - 1], lines)]
     if not often:
         return None
     line = r.choice(often)
@@ -305,6 +296,14 @@ def count_steps(r: random.Random, level: int, program: str | Sequence[str] = "")
     return Draft(
         facts, question, both(n), _walk(source, trace, 4 + 2 * level), "number", "output", verified_by=_EXECUTED
     )
+
+
+def _countable(line: str, lines: Sequence[str]) -> bool:
+    """Whether a trace counts a line as a reader would: no heads of blocks (a ``with`` is passed twice), no inner loops,
+    and no second line with the same words."""
+    text = line.strip()
+    plain = not text.endswith(":") and " for " not in text and "lambda" not in text and not text.startswith("@")
+    return bool(text) and plain and lines.count(line) == 1
 
 
 def growth(family: Program, made: Instance) -> list[tuple[int, int]]:

@@ -121,7 +121,7 @@ def group_sum(rows: list[dict]) -> list[tuple[str, int]]:  # type: ignore[type-a
 
 
 @program(
-    "SELECT team, COUNT(*) FROM rows GROUP BY team HAVING COUNT(*) >= {k} ORDER BY team",
+    "SELECT team, COUNT(*) FROM rows GROUP BY team HAVING COUNT(*) >= {k} ORDER BY team：返回 (team, 行数) 的列表",
     "SELECT team, COUNT(*) FROM rows GROUP BY team HAVING COUNT(*) >= {k} ORDER BY team.",
     _rows,
     k=(1, 2, 3),
