@@ -24,6 +24,7 @@ from athanor.recipe.steps.clean import C4Options
 SHORT, LONG_WORD, NO_END, JAVASCRIPT, POLICY, STRUCTURE = (1 << i for i in range(6))
 
 _END = r"[.!?\"'。！？”’」』]\s*$"
+_LABEL = r"[:：]\W*$"
 _ELLIPSIS_END = r"(?:\.\.\.|…)\s*$"
 _POLICY = (
     "terms of use|privacy policy|cookie policy|uses? (?:of )?cookies|all rights reserved"
@@ -36,9 +37,12 @@ _JAVASCRIPT = (
     "|(?:启用|开启|打开|禁用|支持|关闭)[^。]{0,12}javascript|javascript[^。]{0,8}(?:禁用|关闭|未启用)"
 )
 _FENCE, _DISPLAY = r"^\s*(?:```|~~~)", r"^\s*\$\$"
-_STRUCTURE = r"^\s*$|^\s*(?:#{1,6}\s|[-*+•]\s|\d+[.)、]|\||>|\$|<|!\[|\\)|^(?: {4}|\t)\s*\S"
+_STRUCTURE = r"^\s*$|^\s*[-=*_]{3,}\s*$|^\s*(?:#{1,6}\s|[-*+•]\s|\d+[.)、]|\||>|\$|<|!\[|\\)|^(?: {4}|\t)\s*\S"
 _SENTENCE = r"[.!?]+[\"'”’)\]]*(?:\s|$)|[。！？]+"
-_CITATION = re.compile(r"\[(?:\d{1,3}|edit|citation needed|编辑|来源请求)\](?!\()")
+#: Numbers only behind punctuation or Chinese: behind a letter they may index something.
+_CITATION = re.compile(
+    r"(?<=[.,;!?)\]。，；！？）”\"\u4e00-\u9fff])\[\d{1,3}\](?![(:])|\[(?:edit|citation needed|编辑|来源请求)\](?!\()"
+)
 
 
 class C4(Step):
@@ -78,14 +82,17 @@ class C4(Step):
         options, words, chars = self.options, word_counts(lines.docs, ()), char_counts(lines.docs)
         dense = lines.of_documents(by_char)
         content = chars["letter"] + chars["digit"]
-        short = np.where(dense, content < options.min_chars_per_line, words["words"] < options.min_words_per_line)
+        unended = ~lines.matching(_END) | lines.matching(_ELLIPSIS_END)
+        label = lines.matching(_LABEL)
+        brief = (content < options.min_chars_per_line) & unended & ~label
+        short = np.where(dense, brief, words["words"] < options.min_words_per_line)
         bits = np.zeros(len(short), dtype=np.uint8)
         structure = lines.inside(lines.matching(_FENCE)) | lines.inside(lines.matching(_DISPLAY))
         for bit, broken in (
             (SHORT, short),
             # where words are not separated, a long line is no long word
             (LONG_WORD, (words["longest_word"] > (options.max_word_chars or 1 << 62)) & ~dense),
-            (NO_END, ~lines.matching(_END) | lines.matching(_ELLIPSIS_END)),
+            (NO_END, unended),
             (JAVASCRIPT, lines.matching(_JAVASCRIPT, ignore_case=True)),
             (POLICY, lines.matching(_POLICY, ignore_case=True)),
             (STRUCTURE, structure | lines.matching(_STRUCTURE)),

@@ -21,6 +21,8 @@ from athanor.recipe.steps.clean import ChineseOptions
 
 #: Ends of sentences and clauses, full-width and (between or behind Chinese) half-width.
 _CLAUSE_END = r"[。！？；，、：…!?;,.\n]+"
+#: Ends of lines that end a sentence or introduce what follows; closing quotes and marks of emphasis may come behind.
+_LINE_END = r"[。！？!?.…；;：:][”’」』）)》\"'*]*[ \t]*(?:\n|\z)"
 _NOT_PROSE = r"(?s)```.*?(?:```|\z)|(?-s)`[^`\n]*`|<[^<>\n]*>|https?://[!-~]+|\]\([^()\n]*\)"
 #: Unknown language counts as Chinese from this share of Han in letters, if kana are next to none.
 _MIN_HAN, _MAX_KANA = 0.3, 0.05
@@ -58,14 +60,17 @@ class Chinese(Step):
         docs = _prose(docs)
         counts, lines = char_counts(docs), line_counts(docs, self.options.short_line_chars)
         chars = counts["chars"] - counts["space"]
-        clauses = pc.count_substring_regex(docs.table.column("text"), _CLAUSE_END).to_numpy(zero_copy_only=False)
+        clauses, ended = (
+            pc.count_substring_regex(docs.table.column("text"), pattern).to_numpy(zero_copy_only=False)
+            for pattern in (_CLAUSE_END, _LINE_END)
+        )
         return {
             "chars": chars,
             "han": share(counts["han"], chars),
             "symbols": share(counts["symbol"], chars),
             "digits": share(counts["digit"], chars),
             "mean_line_chars": share(chars, lines["filled_lines"]),
-            "terminal_lines": share(lines["terminal_lines"], lines["filled_lines"]),
+            "terminal_lines": share(ended, lines["filled_lines"]),
             "short_lines": share(lines["short_lines"], lines["filled_lines"]),
             "bullet_lines": share(lines["bullet_lines"], lines["filled_lines"]),
             "ellipsis_lines": share(lines["ellipsis_lines"], lines["filled_lines"]),

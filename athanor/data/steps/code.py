@@ -142,9 +142,7 @@ class Code(Step):
         rules.below("space", options.min_space, "code without spaces", "of characters")
         if options.licences is not None:
             wanted, measured = set(options.licences), ~np.isnan(rules.figures("lines"))
-            refused = [
-                not (options.keep_unlicensed if value is None else value in wanted) for value in told["licence"]
-            ]
+            refused = [not (options.keep_unlicensed if value is None else value in wanted) for value in told["licence"]]
             unwanted = measured & np.array(refused, dtype=bool)
             rules.flagged(unwanted, lambda i: f"licence not wanted: {told['licence'][i]}")
         return Verdict(rules.reasons(len(docs)))
@@ -162,7 +160,7 @@ def _measure(docs: Docs) -> Columns:
     return {
         "lines": lines["lines"],
         "longest_line": lines["longest_line"],
-        "mean_line": share(chars["chars"], lines["lines"]),
+        "mean_line": share(chars["chars"] - words["newlines"], lines["lines"]),
         "alphanumeric": share(chars["letter"] + chars["digit"], chars["chars"]),
         "letters": share(chars["letter"], chars["chars"]),
         "space": share(chars["space"], chars["chars"]),

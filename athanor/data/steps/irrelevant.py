@@ -22,7 +22,7 @@ from athanor.data.steps.words import char_counts
 from athanor.recipe.steps.clean import IrrelevantOptions
 
 #: Messages of a page stand at its head.
-_HEAD_CHARS = 400
+_HEAD_CHARS = 300
 
 
 class Irrelevant(Step):
@@ -44,7 +44,14 @@ class Irrelevant(Step):
 
     def compute_key(self) -> Any:
         """Which documents are measured, and the phrases."""
-        return [1, list(self.options.skip_domains), phrases.MENU_LINE, phrases.NOTICE_LINE, phrases.PAGES, phrases.ADVERTS]
+        return [
+            1,
+            list(self.options.skip_domains),
+            phrases.MENU_LINE,
+            phrases.NOTICE_LINE,
+            phrases.PAGES,
+            phrases.ADVERTS,
+        ]
 
     def annotate(self, docs: Docs) -> Columns:
         """Boilerplate lines, messages and advertising; null in skipped domains."""
@@ -59,16 +66,22 @@ class Irrelevant(Step):
             told = brief & np.array([page is not None for page in pages], dtype=bool)
             rules.flagged(told, lambda i: str(pages[i]))
         rules.above("lorem_ipsum", options.max_lorem_ipsum, "lorem ipsum", "times")
-        rules.above("boilerplate_lines", options.max_lines, "mostly boilerplate", "of lines")
+        if options.max_lines is not None:
+            lines = rules.figures("boilerplate_lines")
+            several = (
+                pc.list_value_length(pa.array(columns["boilerplate_at"])).fill_null(0).to_numpy(zero_copy_only=False)
+            )
+            menu = (lines > options.max_lines) & (several >= options.min_boilerplate_lines)
+            rules.flagged(menu, lambda i: f"mostly boilerplate: {lines[i]:.4g} of lines")
         rules.above("boilerplate_chars", options.max_chars, "mostly boilerplate", "of characters")
         rules.above("adverts", options.max_adverts_per_1000_chars, "advertising", "phrases in 1,000 characters")
         reasons = rules.reasons(len(docs))
         if not options.remove_lines:
             return Verdict(reasons)
-        lines = pa.array(columns["boilerplate_at"]).to_pylist()
+        rows = pa.array(columns["boilerplate_at"]).to_pylist()
         texts = [
-            _without(text, rows) if rows and reason is None else None
-            for text, rows, reason in zip(docs.texts, lines, reasons, strict=True)
+            _without(text, gone) if gone and reason is None else None
+            for text, gone, reason in zip(docs.texts, rows, reasons, strict=True)
         ]
         return Verdict(reasons, texts=texts)
 

@@ -23,10 +23,11 @@ from athanor.recipe.steps.clean import LanguageOptions
 
 #: A Han character is about a word of two thirds; a Latin word has about five letters: what mixed text is weighed by.
 _LETTERS_PER_HAN = 3
-#: Share of kana in Han and kana from which text is Japanese (Japanese prose has over a half; Chinese quoting it little).
+#: Share of kana in Han and kana from which text is Japanese: Japanese prose has over a half, Chinese quoting it little.
 _JAPANESE_KANA = 0.08
 #: Function words that hardly any other language has, and their share in English prose.
-_ENGLISH = frozenset("the and of to that is was for with are this which from have his be not by they you it".split())
+_FUNCTION_WORDS = "the and of to that is was for with are this which from have his be not by they you it"
+_ENGLISH = frozenset(_FUNCTION_WORDS.split())
 _ENGLISH_PROSE = 0.25
 #: From these a sample is English: share, different ones, words in all.
 _ENGLISH_SHARE, _ENGLISH_KINDS, _MIN_WORDS = 0.15, 4, 20
@@ -123,9 +124,7 @@ def _by_script(
     return languages, np.where(by_script, dense / total, 0.0)
 
 
-def _chinese_script(
-    languages: npt.NDArray[np.object_], counts: dict[str, npt.NDArray[np.int64]]
-) -> list[str | None]:
+def _chinese_script(languages: npt.NDArray[np.object_], counts: dict[str, npt.NDArray[np.int64]]) -> list[str | None]:
     """hans or hant for Chinese, by the characters that only one of GB 2312 and Big5 has."""
     hant = counts["traditional"] > counts["simplified"]
     scripts = np.where(hant, "hant", "hans").tolist()

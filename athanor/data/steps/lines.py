@@ -53,7 +53,7 @@ class Lines:
         start = np.repeat(before[self.offsets[:-1]], np.diff(self.offsets))
         return ((before[:-1] - start) % 2 == 1) | fence
 
-    def of_documents(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def of_documents(self, values: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """A value a document → one a line."""
         return np.repeat(values, np.diff(self.offsets))
 

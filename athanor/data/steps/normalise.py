@@ -155,7 +155,8 @@ def _without_trailing(text: str) -> str:
         if line.endswith((" ", "\t")):
             bare = line.rstrip(" \t")
             follows = i + 1 < len(lines) and lines[i + 1].strip(" \t")
-            lines[i] = bare + ("  " if bare and follows and line[len(bare) :].startswith("  ") else "")
+            breaks = bare and follows and len(line) - len(bare) >= 2 and "\t" not in line[len(bare) :]
+            lines[i] = bare + ("  " if breaks else "")
     return "\n".join(lines)
 
 

@@ -6,10 +6,12 @@ Shares are of the document's characters. A repeated n-gram counts from its secon
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from athanor.data.steps.base import Columns, Docs, Step, Verdict
 from athanor.data.steps.rules import Rules, on_subset, outside, share
@@ -57,12 +59,12 @@ class Repetition(Step):
         for unit, chosen in (("words", ~by_char), ("chars", by_char)):
             top, dup = self._grams[unit]
             grams = [f"{kind}_{unit}_{n}" for kind, ns in (("top", top), ("dup", dup)) for n in ns]
-            measured = on_subset(
-                docs, chosen, lambda part, unit=unit: self._unit(part, unit), (*self._shares, *grams)
-            )
+            measure = partial(self._unit, unit=unit)
+            fields = {name: pa.float64() for name in (*self._shares, *grams)}
+            measured = on_subset(docs, chosen, measure, fields)
             for name in self._shares:
                 new = measured.pop(name)
-                found[name] = new if name not in found else _either(found[name], new)
+                found[name] = new if name not in found else pc.coalesce(found[name], new)
             found |= measured
         return found
 
@@ -96,9 +98,3 @@ class Repetition(Step):
             for n in sorted(dup):
                 rules.above(f"dup_{unit}_{n}", dup[n], f"repeated sequences of {n} {what}", "of characters")
         return Verdict(rules.reasons(len(docs)))
-
-
-def _either(first: Any, second: Any) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.coalesce(pa.array(first).cast(pa.float64()), pa.array(second).cast(pa.float64()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -59,16 +59,18 @@ class Rules:
         self.flagged(broken, lambda i: f"{reason}: {values[i]:.4g}{' ' + unit if unit else ''}")
 
 
-def on_subset(docs: Docs, chosen: Mask, measure: Callable[[Docs], Columns], names: Iterable[str]) -> dict[str, Any]:
-    """Measures of the chosen documents alone, null for the others, as arrow arrays."""
+def on_subset(
+    docs: Docs, chosen: Mask, measure: Callable[[Docs], Columns], fields: Mapping[str, pa.DataType]
+) -> dict[str, pa.Array]:
+    """Measures of the chosen documents alone, null for the others, in the types of ``fields``."""
     if chosen.all():
         found = measure(docs)
-        return {name: pa.array(found[name]) for name in names}
+        return {name: pa.array(found[name], type=kind) for name, kind in fields.items()}
     if not chosen.any():
-        return {name: pa.nulls(len(docs)) for name in names}
+        return {name: pa.nulls(len(docs), kind) for name, kind in fields.items()}
     found = measure(docs.take(chosen))
     rows = pa.array(np.where(chosen, np.cumsum(chosen) - 1, 0), mask=~chosen)
-    return {name: pa.array(found[name]).take(rows) for name in names}
+    return {name: pa.array(found[name], type=kind).take(rows) for name, kind in fields.items()}
 
 
 def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Figures:

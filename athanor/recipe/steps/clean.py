@@ -105,7 +105,7 @@ class C4Options(Strict):
     #: Headings, list items, table rows, formulas and fenced code of Markdown pass the rules on lines
     keep_structure: bool = True
     min_words_per_line: Count = 3
-    #: the same where words are not separated
+    #: letters and digits, where words are not separated and the line ends no sentence
     min_chars_per_line: Count = 5
     max_word_chars: Count | None = 1000
     javascript: bool = True
@@ -144,7 +144,7 @@ class ChineseOptions(Strict):
     short_line_chars: Count = 10
     #: punctuation and symbols in all characters but white space: below, keywords strung together; above, debris
     min_symbols: Share | None = 0.02
-    max_symbols: Share | None = 0.35
+    max_symbols: Share | None = 0.45
     max_digits: Share | None = 0.3
     #: characters between two marks that end a sentence or a clause, on average
     max_mean_clause_chars: float | None = 80
@@ -184,11 +184,12 @@ class IrrelevantOptions(Strict):
 
     step: Literal["irrelevant"] = "irrelevant"
     skip_domains: tuple[str, ...] = ("code",)
-    #: share of lines, and of characters in lines, that are boilerplate
+    #: share of lines that are boilerplate, if there are so many of them; share of characters in them
     max_lines: Share | None = 0.4
+    min_boilerplate_lines: Count = 3
     max_chars: Share | None = 0.3
     #: error pages, login walls and placeholders are dropped below so many characters
-    max_page_chars: Count | None = 1500
+    max_page_chars: Count | None = 800
     #: advertising phrases for each thousand characters
     max_adverts_per_1000_chars: float | None = 6
     max_lorem_ipsum: Count | None = 0
