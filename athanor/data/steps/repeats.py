@@ -70,7 +70,11 @@ class Pairs:
 
     @classmethod
     def of(cls, hashes: U64, doc: I64, place: I64) -> Pairs:
-        """Each anchor with the first of its hash and with the one before it."""
+        """Each anchor with the one before it of its hash, and a document's first also with the first of all.
+
+        Not every pair: what agrees further only with one in the middle is cut shorter. And a document that goes round
+        in circles pairs with itself alone, or its alignments with another would be as many as its rounds.
+        """
         order = np.lexsort((place, doc, hashes))
         ordered = hashes[order]
         same = np.zeros(len(order), dtype=bool)
@@ -78,7 +82,7 @@ class Pairs:
         places, starts = np.flatnonzero(same), np.flatnonzero(~same)
         first = order[starts[np.searchsorted(starts, places, side="right") - 1]]
         member, before = order[places], order[places - 1]
-        apart = before != first
+        apart = (before != first) & (doc[before] != doc[member])
         member, other = np.concatenate([member, member[apart]]), np.concatenate([first, before[apart]])
         return cls(doc[member], place[member], doc[other], place[other])
 

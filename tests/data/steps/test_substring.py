@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ def test_repeats_in_one_document_are_cut_too(tmp_path: Path) -> None:
     _, outcome = run([f"{shared} {sentences(2)} {shared} {sentences(3)}", "ha " * 400 + sentences(9)], tmp_path)
     assert outcome.kept.texts[0] == f"{shared} {sentences(2)} {sentences(3)}"
     assert outcome.kept.texts[1].count("ha ") == 1
+
+
+def test_texts_that_go_round_in_circles_are_no_trouble(tmp_path: Path) -> None:
+    texts = ["one two three " * 30_000 + sentences(i, 40) for i in range(3)]
+    started = time.process_time()
+    _, outcome = run(texts, tmp_path, min_left_share=0)
+    assert time.process_time() - started < 10  # quadratic: hours
+    assert all(len(text) < 4000 for text in outcome.kept.texts)
 
 
 def test_shorter_repeats_stay(tmp_path: Path) -> None:
