@@ -132,8 +132,10 @@ class Pipeline:
                 for at in range(ranges[name])
             ],
         )
+        layout, chain = context.layout, context.chain
         return {
-            name: output.join_ranges(context.layout, context.chain, name, ranges[name], self.out) for name in by_source
+            name: output.join_ranges(layout, chain, name, parts, ranges[name], self.out)
+            for name, parts in by_source.items()
         }
 
     def _report(

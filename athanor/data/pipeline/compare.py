@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from athanor.data.pipeline.layout import Layout, Part, read_table, write_table
 from athanor.data.pipeline.segment import Chain, positions, whole
-from athanor.data.steps.base import Survey, as_arrays
+from athanor.data.steps.base import Step, Survey, as_arrays
 from athanor.files import read_json, write_json
 
 _DONE = "done.json"
@@ -29,14 +29,15 @@ def survey_after(
     key = chain.keys.state(segment)
     measured = _measured(chain, number)
     own_step = segment.last if own_step is None else own_step
-    names = {f"{chain.steps[step].name}.{name}": (step, name) for step in measured for name in chain.steps[step].fields}
+    names = {f"{chain.steps[step].name}.{name}": (step, name) for step in measured for name in kinds(chain.steps[step])}
     if own_step is not None:
-        names |= {name: (own_step, name) for name in chain.steps[own_step].fields}
+        own = chain.steps[own_step]
+        names |= {name: (own_step, name) for name in (kinds(own) if own_step in measured else own.fields)}
 
     def read(name: str) -> pa.ChunkedArray:
         if name in names:
             step, field = names[name]
-            kind = chain.steps[step].fields[field]
+            kind = kinds(chain.steps[step])[field]
             chunks = [measure(layout, chain, step, field, key, part) for part in parts]
             return pa.chunked_array([chunk.cast(kind) for chunk in chunks], type=kind)
         if name == "source":
@@ -65,12 +66,21 @@ def _n_rows(layout: Layout, key: str, part: Part) -> int:
     return int(pq.read_metadata(layout.state(key, part)).num_rows)
 
 
+def kinds(step: Step) -> dict[str, pa.DataType]:
+    """Types of all that a step says of a document."""
+    return {**step.fields, **step.resolved}
+
+
 def measure(layout: Layout, chain: Chain, step: int, field: str, key: str, part: Part) -> pa.Array:
-    """One measure of the documents alive in state ``key`` of a part."""
+    """One measure of the documents alive in state ``key`` of a part, or one column of a comparison that is done."""
     rows = read_table(layout.state(key, part), ["row"]).column("row").to_numpy()
-    stored = read_table(layout.measures(chain.keys.measures[step], part), ["row", field])
+    if field in chain.steps[step].fields:
+        path = layout.measures(chain.keys.measures[step], part)
+    else:
+        path = layout.resolved(chain.keys.resolved(chain.steps, step)) / f"{part.path}.parquet"
+    stored = read_table(path, ["row", field])
     at = positions(stored.column("row").to_numpy(), rows)
-    return whole(stored.column(field).take(pa.array(at)), chain.steps[step].fields[field])
+    return whole(stored.column(field).take(pa.array(at)), kinds(chain.steps[step])[field])
 
 
 def compare(

@@ -96,8 +96,11 @@ def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total
                         suspects.append(job)
                         continue
                     except Exception as error:
-                        pool.shutdown(cancel_futures=isinstance(error, AthanorError), wait=False)
-                        failures[job.name()] = _explain(error, job)
+                        try:
+                            failures[job.name()] = _explain(error, job)
+                        except AthanorError:
+                            pool.shutdown(cancel_futures=True, wait=False)
+                            raise
                     done += 1
                     tick(done, total)
             suspects += running.values()

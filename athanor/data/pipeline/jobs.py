@@ -115,11 +115,11 @@ class WriteJob:
         return f"writing {self.source}, {self.number + 1} of {self.of}"
 
     def done(self, context: Context) -> bool:
-        return output.frame_path(context.layout, context.chain, self.source, self.number, self.of, ".json").is_file()
+        return output.frame_path(context.layout, context.chain, self.parts, self.number, self.of, ".json").is_file()
 
     def run(self, context: Context) -> None:
         holdout = context.loaded.data.sources[self.source].holdout
-        output.write_range(context.layout, context.chain, self.source, self.parts, self.number, self.of, holdout)
+        output.write_range(context.layout, context.chain, self.parts, self.number, self.of, holdout)
 
 
 Job = ReadJob | WorkJob | SortJob | WriteJob

@@ -39,9 +39,10 @@ def sorted_path(layout: Layout, chain: Chain, part: Part) -> Path:
     return layout.root / "sorted" / _final_key(chain) / f"{part.path}.parquet"
 
 
-def frame_path(layout: Layout, chain: Chain, source: str, number: int, of: int, ending: str) -> Path:
-    """Where one key range of a source stands."""
-    return layout.root / "frames" / _final_key(chain) / source / f"{number:05d}-of-{of:05d}{ending}"
+def frame_path(layout: Layout, chain: Chain, parts: Sequence[Part], number: int, of: int, ending: str) -> Path:
+    """Where one key range of a source stands; named by the parts it was made of, as some may have failed."""
+    key = digest([_final_key(chain), [part.path for part in parts]])[:SHORT]
+    return layout.root / "frames" / key / f"{number:05d}-of-{of:05d}{ending}"
 
 
 def sort_part(layout: Layout, chain: Chain, part: Part) -> None:
@@ -84,9 +85,7 @@ def _range_of(key: str, of: int) -> int:
     return int(key[:8], 16) * of >> 32
 
 
-def write_range(
-    layout: Layout, chain: Chain, source: str, parts: Sequence[Part], number: int, of: int, holdout: float
-) -> None:
+def write_range(layout: Layout, chain: Chain, parts: Sequence[Part], number: int, of: int, holdout: float) -> None:
     """One key range of one source, of both splits, and its counts."""
     from athanor.data.build import is_held_out
 
@@ -104,8 +103,8 @@ def write_range(
         counts[split]["documents"] += 1
         counts[split]["bytes"] += len(text.encode())
     for split in SPLITS:
-        write_atomic(frame_path(layout, chain, source, number, of, f".{split}.zst"), _frame(lines[split]))
-    write_json(frame_path(layout, chain, source, number, of, ".json"), counts)
+        write_atomic(frame_path(layout, chain, parts, number, of, f".{split}.zst"), _frame(lines[split]))
+    write_json(frame_path(layout, chain, parts, number, of, ".json"), counts)
 
 
 def _rows_in(path: Path, number: int, of: int) -> Iterator[tuple[str, ...]]:
@@ -135,12 +134,14 @@ def _frame(lines: Sequence[str]) -> bytes:
     return zstandard.ZstdCompressor(level=3).compress("".join(lines).encode())
 
 
-def join_ranges(layout: Layout, chain: Chain, source: str, of: int, out: Path) -> dict[str, dict[str, int]]:
-    """The corpus files of one source from its ranges (those that were written); returns documents and bytes by split."""
+def join_ranges(
+    layout: Layout, chain: Chain, source: str, parts: Sequence[Part], of: int, out: Path
+) -> dict[str, dict[str, int]]:
+    """The corpus files of one source from the ranges that were written; returns documents and bytes by split."""
     counts: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
-    written = [n for n in range(of) if frame_path(layout, chain, source, n, of, ".json").is_file()]
+    written = [n for n in range(of) if frame_path(layout, chain, parts, n, of, ".json").is_file()]
     for number in written:
-        found = read_json(frame_path(layout, chain, source, number, of, ".json"))
+        found = read_json(frame_path(layout, chain, parts, number, of, ".json"))
         for split in SPLITS:
             for name, value in found[split].items():
                 counts[split][name] += value
@@ -152,7 +153,7 @@ def join_ranges(layout: Layout, chain: Chain, source: str, of: int, out: Path) -
     for side, taken in targets.items():
         with atomic_path(out / source / f"{side}.jsonl.zst") as tmp, open(tmp, "wb") as joined:
             for number in written:
-                with open(frame_path(layout, chain, source, number, of, f".{taken}.zst"), "rb") as frame:
+                with open(frame_path(layout, chain, parts, number, of, f".{taken}.zst"), "rb") as frame:
                     shutil.copyfileobj(frame, joined)
             if not joined.tell():
                 joined.write(zstandard.ZstdCompressor().compress(b""))

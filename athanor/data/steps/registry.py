@@ -10,7 +10,25 @@ from athanor.data.steps.base import Step
 
 #: step name (``options.step``) → "module:class"
 STEPS: dict[str, str] = {
+    "normalise": "athanor.data.steps.normalise:Normalise",
+    "language": "athanor.data.steps.language:Language",
     "length": "athanor.data.steps.length:Length",
+    "gopher": "athanor.data.steps.heuristics:Gopher",
+    "repetition": "athanor.data.steps.repetition:Repetition",
+    "c4": "athanor.data.steps.c4:C4",
+    "fineweb": "athanor.data.steps.heuristics:FineWeb",
+    "chinese": "athanor.data.steps.chinese:Chinese",
+    "code": "athanor.data.steps.code:Code",
+    "irrelevant": "athanor.data.steps.irrelevant:Irrelevant",
+    "pii": "athanor.data.steps.pii:Pii",
+    "toxicity": "athanor.data.steps.toxicity:Toxicity",
+    "exact_dedup": "athanor.data.steps.exact:ExactDedup",
+    "minhash": "athanor.data.steps.minhash:MinhashDedup",
+    "substring_dedup": "athanor.data.steps.substring:SubstringDedup",
+    "decontaminate": "athanor.data.steps.decontaminate:Decontaminate",
+    "perplexity": "athanor.data.steps.perplexity:Perplexity",
+    "quality": "athanor.data.steps.quality:Quality",
+    "judge": "athanor.data.steps.judge:Judge",
 }
 
 
