@@ -83,7 +83,7 @@ class Pairs:
         first = order[starts[np.searchsorted(starts, places, side="right") - 1]]
         member, before = order[places], order[places - 1]
         apart = (before != first) & (doc[before] != doc[member])
-        member, other = np.concatenate([member, member[apart]]), np.concatenate([first, before[apart]])
+        member, other = np.concatenate([member, member[apart]]), np.concatenate([before, first[apart]])
         return cls(doc[member], place[member], doc[other], place[other])
 
     @classmethod
