@@ -117,7 +117,9 @@ def blobs(rng: random.Random, text: str, amount: float) -> str:
     lines = text.split("\n")
     for _ in range(1 + int(amount * 8)):
         raw = base64.b64encode(rng.randbytes(rng.randint(40, 140))).decode()
-        lines.insert(rng.randint(0, len(lines)), rng.choice((raw, json.dumps({"k": rng.random(), "v": raw[:30], "ok": None}))))
+        lines.insert(
+            rng.randint(0, len(lines)), rng.choice((raw, json.dumps({"k": rng.random(), "v": raw[:30], "ok": None})))
+        )
     return "\n".join(lines)
 
 
@@ -162,7 +164,11 @@ def rename(rng: random.Random, text: str, amount: float) -> str:
     """Code without comments and with names that say nothing."""
     text = re.sub(r"(?m)#.*$", "", re.sub(r'"""(?:.|\n)*?"""', "", text))
     names: dict[str, str] = {}
-    return re.sub(r"\b[a-z]+_[a-z_]+\b", lambda m: names.setdefault(m.group(), f"v{len(names)}") if rng.random() < amount + 0.3 else m.group(), text)
+    return re.sub(
+        r"\b[a-z]+_[a-z_]+\b",
+        lambda m: names.setdefault(m.group(), f"v{len(names)}") if rng.random() < amount + 0.3 else m.group(),
+        text,
+    )
 
 
 #: (damage, axis that it must lower, groups it is tried on)
@@ -186,7 +192,8 @@ def real_texts(limit: int) -> dict[str, list[str]]:
         "en": read("corpus/wiki_demo_en.txt.zst", "", limit) + read("corpus/en_novels.jsonl.zst", "text", 29),
         "zh": read("corpus/zh_tech_docs.jsonl.zst", "text", limit),
         "code": read("corpus/code_python.jsonl.zst", "text", limit),
-        "maths": read("eval/gsm8k/train.jsonl.zst", "answer", 3 * limit) + read("corpus/arxiv_sample_llmfoundry.jsonl.zst", "text", limit),
+        "maths": read("eval/gsm8k/train.jsonl.zst", "answer", 3 * limit)
+        + read("corpus/arxiv_sample_llmfoundry.jsonl.zst", "text", limit),
     }
 
 
@@ -235,7 +242,16 @@ def collection_rows(model: QualityModel, limit: int) -> list[dict[str, Any]]:
             better, worse = [t[:2500] for t in better[:limit]], [t[:2500] for t in worse[:limit]]
             s = np.concatenate([scores_of(model, better, group), scores_of(model, worse, group)])[:, AXES.index(axis)]
             positive = np.arange(len(s)) < len(better)
-            rows.append({"group": group, "axis": axis, "case": case, "texts": len(s), "auc": auc(s, positive), "spearman": _rank(s, positive)})
+            rows.append(
+                {
+                    "group": group,
+                    "axis": axis,
+                    "case": case,
+                    "texts": len(s),
+                    "auc": auc(s, positive),
+                    "spearman": _rank(s, positive),
+                }
+            )
     return rows
 
 
@@ -281,7 +297,14 @@ def bars(result: dict[str, Any]) -> list[dict[str, Any]]:
             values = [row["auc"] for row in result[kind] if row["axis"] == axis]
             if values:
                 value, target = sum(values) / len(values), TARGET[f"{kind} AUC"]
-                lines.append({"bar": f"{kind}: mean AUC, {axis}", "value": value, "target": f"≥ {target}", "met": value >= target})
+                lines.append(
+                    {
+                        "bar": f"{kind}: mean AUC, {axis}",
+                        "value": value,
+                        "target": f"≥ {target}",
+                        "met": value >= target,
+                    }
+                )
     return lines
 
 
@@ -296,8 +319,14 @@ def main() -> None:
     for kind in ("generated", "real"):
         head = ("group", "axis", "case", "examples" if kind == "generated" else "texts", "auc", "spearman")
         show(kind, head, [[row.get(k) for k in head] for row in result[kind]])
-    show("MB/s of CPU time, texts of at most 4,000 characters", ("texts", "MB/s"), list(result["speed_mb_per_s"].items()))
-    show("bars", ("bar", "value", "target", "met"), [[line[k] for k in ("bar", "value", "target", "met")] for line in result["bars"]])
+    show(
+        "MB/s of CPU time, texts of at most 4,000 characters", ("texts", "MB/s"), list(result["speed_mb_per_s"].items())
+    )
+    show(
+        "bars",
+        ("bar", "value", "target", "met"),
+        [[line[k] for k in ("bar", "value", "target", "met")] for line in result["bars"]],
+    )
     if not args.quick:
         args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

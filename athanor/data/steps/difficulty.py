@@ -2,17 +2,23 @@
 
 English: lengths of sentences and words as in Flesch & Kincaid's grade (1975), whose syllables are counted as groups of
 vowels. Chinese: commonness of characters and length of sentences. Code: depth of nesting, length of names and lines.
-Formulas add to each. Perplexity, where a proxy model has measured it, is mixed in by the pipeline's exports.
+Formulas add to each. Where a proxy model has measured perplexity, a document's rank in its language is a part of it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from athanor.data.steps.quality_text import COMMON_HAN, windows
 from athanor.recipe.steps.quality import DifficultyOptions
 
-LABELS = ("easy", "medium", "hard")
+LEVELS = ("easy", "medium", "hard")
+_TEXT_SHARE = 0.6
 _SENTENCE = re.compile(r"[.!?。！？;；\n]+")
 _WORD = re.compile(r"[A-Za-z]+")
 _VOWEL_GROUPS = re.compile(r"[aeiouy]+", re.I)
@@ -21,7 +27,7 @@ _FORMULA = re.compile(r"\\[A-Za-z]+|\$|[=≤≥≠±×÷∑∫√∈∂∇∞^_]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{2,}")
 
 
-def difficulty(text: str, group: str) -> float:
+def text_difficulty(text: str, group: str) -> float:
     """Of one text; ``group``: en, zh or code (``quality_model.group_of``)."""
     few = windows(text)
     if group == "code":
@@ -33,9 +39,27 @@ def difficulty(text: str, group: str) -> float:
     return min(1.0, max(0.0, value))
 
 
-def label(value: float, options: DifficultyOptions) -> str:
+def level(value: float, options: DifficultyOptions) -> str:
     """easy, medium or hard."""
-    return LABELS[(value >= options.medium_from) + (value >= options.hard_from)]
+    return LEVELS[(value >= options.medium_from) + (value >= options.hard_from)]
+
+
+def with_perplexity(
+    text: npt.NDArray[np.float32], bits_per_byte: npt.NDArray[Any], languages: Sequence[str | None]
+) -> npt.NDArray[np.float32]:
+    """0.6 · the text's difficulty + 0.4 · the share of its language's documents with fewer bits a byte (ties: half).
+
+    Documents without a measure (nan) keep their own."""
+    from scipy.stats import rankdata
+
+    out = np.array(text, dtype=np.float32)
+    known = ~np.isnan(bits_per_byte)
+    names = np.array([name or "" for name in languages])
+    for name in set(names[known].tolist()):
+        mine = known & (names == name)
+        rank = (rankdata(bits_per_byte[mine]) - 0.5) / mine.sum()
+        out[mine] = _TEXT_SHARE * out[mine] + (1 - _TEXT_SHARE) * rank
+    return out
 
 
 def _english(text: str) -> float:
@@ -65,7 +89,9 @@ def _code(text: str) -> float:
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return 0.0
-    indents = [(len(line) - len(line.lstrip())) + 3 * line[: len(line) - len(line.lstrip())].count("\t") for line in lines]
+    indents = [
+        (len(line) - len(line.lstrip())) + 3 * line[: len(line) - len(line.lstrip())].count("\t") for line in lines
+    ]
     depth = sum(indents) / len(lines) / 16
     brackets = sum(line.count("(") + line.count("[") for line in lines) / len(lines) / 4
     names = _NAME.findall(text)

@@ -1,6 +1,6 @@
 """Labelled examples that the quality models are trained from when a person brings none.
 
-Clean text of known kind (explanations, reports, worked problems, code and documentation of the installed Python; chatter,
+Clean text of known kind (explanations, reports, worked problems, code and documents of the installed Python; chatter,
 advertisements, page furniture) is damaged by known amounts; what was done gives the labels. Everything follows from a
 seed. Judges that want text of their own use ``labels`` (see ``quality_train``); these examples know a few topics only,
 which is why the models see classes of words and not words (``quality_text``).
@@ -23,6 +23,10 @@ AXES = ("cleanliness", "fluency", "educational", "density")
 GROUPS = ("en", "zh", "code")
 
 
+#: Characters of a real text that the order of words is learnt from.
+_LEARNT_CHARS = 10_000
+
+
 @dataclass(frozen=True)
 class Example:
     """A text, its group, and its value on each axis, 0 … 1 (None: this example says nothing of it)."""
@@ -41,19 +45,80 @@ def phrases() -> dict[str, Any]:
 
 
 def examples(n: int, seed: int, prose: list[str], code: list[str]) -> Iterator[Example]:
-    """``n`` examples of every group in turn. ``prose`` and ``code``: real texts of this machine (may be empty)."""
+    """``n`` examples of every group in turn. ``prose`` and ``code``: real texts of this machine (may be empty).
+
+    Of each text two examples are made, whole and damaged, so that a model learns the damage and not the topic; how
+    lines are broken is drawn anew for each, because it says nothing.
+    """
     rng = random.Random(f"quality examples {seed}")
-    for i in range(n):
-        group = GROUPS[i % len(GROUPS)]
+    made = 0
+    while made < n:
+        group = GROUPS[made // 2 % len(GROUPS)]
         if group == "code" and not code:
             group = "en"
         text, labels = _code_base(rng, code) if group == "code" else _prose_base(rng, group, prose)
-        damage = rng.choice(_CODE_DAMAGE if group == "code" else _DAMAGE) if rng.random() < 0.6 else None
-        if damage is not None:
-            amount = rng.random()
-            text = damage.apply(rng, text, amount, group)
-            labels = tuple(x * (1 - amount**0.6 * c) for x, c in zip(labels, damage.costs, strict=True))
-        yield Example(text, group, labels)
+        damage = rng.choice(_CODE_DAMAGE if group == "code" else _DAMAGE)
+        amount = rng.random()
+        worse = damage.apply(rng, text, amount, group)
+        lowered = tuple(x * (1 - amount**0.6 * c) for x, c in zip(labels, damage.costs, strict=True))
+        for one, values in ((text, labels), (worse, lowered)):
+            yield Example(one if group == "code" else _laid_out(rng, _among_code(rng, one, code), group), group, values)
+        made += 2
+
+
+def _among_code(rng: random.Random, text: str, code: list[str]) -> str:
+    """Now and then with marked-up names, links, lists and listings, as in technical documentation."""
+    if rng.random() > 0.35:
+        return text
+    lines = text.split("\n")
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(lines))
+        name = "".join(rng.choice("abcdefgilmnoprstu_") for _ in range(rng.randint(4, 12)))
+        form = rng.randrange(5)
+        if form == 0:
+            lines[at] = f"{lines[at]} `{name}`"
+        elif form == 1:
+            lines[at] = f"{lines[at]} [{name}](https://{name}.org/{rng.randint(1, 99)})"
+        elif form == 2:
+            lines[at] = f"- {lines[at]}"
+        elif form == 3:
+            lines.insert(at, f"## {name.replace('_', ' ').title()}")
+        elif code:
+            lines.insert(at, f"```\n{piece(rng, rng.choice(code), 60, 500).rstrip()}\n```")
+    return "\n".join(lines)
+
+
+def _laid_out(rng: random.Random, text: str, group: str) -> str:
+    """The same text in lines as they come: as it is, wrapped, in one line, with blank lines or a heading."""
+    roll = rng.random()
+    if roll < 0.3:
+        return text
+    if roll < 0.5:
+        width = rng.randint(25, 90)
+        if group == "zh":
+            return "\n".join(
+                line[i : i + width] for line in text.split("\n") for i in range(0, max(len(line), 1), width)
+            )
+        return re.sub(rf"(.{{{width},{width + 15}}}?) ", r"\1\n", text)
+    if roll < 0.75:
+        return re.sub(r"\s*\n\s*", "" if group == "zh" else " ", text)
+    if roll < 0.9:
+        return re.sub(r"\n+", "\n\n", text)
+    title = rng.choice(phrases()[group]["topics"])[0]
+    return f"{'#' * rng.randint(1, 3)} {title}\n\n{text}"
+
+
+def whole_texts(prose: list[str], code: list[str]) -> dict[str, list[str]]:
+    """Undamaged texts of each group: what the order of words is learnt from."""
+    rng = random.Random("whole texts")
+    found: dict[str, list[str]] = {"code": [text[:_LEARNT_CHARS] for text in code[::4]]}
+    for language in ("en", "zh"):
+        data = phrases()[language]
+        lists = [sentence for kind in ("prose", "narrative", "filler", "chatter") for sentence in data[kind]]
+        made = [explanation(rng, language) for _ in range(150)] + [problem(rng, language) for _ in range(60)]
+        learnt = [text[:_LEARNT_CHARS] for text in prose[::2]] if language == "en" else []
+        found[language] = [*lists, *made, *learnt]
+    return found
 
 
 def explanation(rng: random.Random, language: str) -> str:
@@ -69,16 +134,17 @@ def problem(rng: random.Random, language: str) -> str:
     a, b, c = rng.randint(2, 60), rng.randint(2, 40), rng.randint(2, 12)
     forms = {
         "en": (
-            f"Problem: A shop sells {a} boxes with {b} pens each. How many pens are sold? Solution: We multiply: {a} × {b} = {a * b}. "
-            f"The answer is {a * b}.",
+            f"Problem: A shop sells {a} boxes with {b} pens each. How many pens are sold? Solution: We multiply: "
+            f"{a} × {b} = {a * b}. The answer is {a * b}.",
             f"Solve ${c}x + {a} = {c * b + a}$. Subtracting {a} from both sides gives ${c}x = {c * b}$, so $x = {b}$.",
-            f"Let $f(x) = {c}x^2 + {a}x$. Then $f'(x) = {2 * c}x + {a}$, because the derivative of $x^2$ is $2x$. In particular, "
-            f"$f'({b}) = {2 * c * b + a}$.",
+            f"Let $f(x) = {c}x^2 + {a}x$. Then $f'(x) = {2 * c}x + {a}$, because the derivative of $x^2$ is $2x$. "
+            f"In particular, $f'({b}) = {2 * c * b + a}$.",
         ),
         "zh": (
             f"题目：商店卖出{a}盒钢笔，每盒{b}支，一共卖出多少支？解：{a} × {b} = {a * b}，所以一共卖出{a * b}支。",
             f"解方程 ${c}x + {a} = {c * b + a}$。两边同时减去{a}，得 ${c}x = {c * b}$，因此 $x = {b}$。",
-            f"设 $f(x) = {c}x^2 + {a}x$，则 $f'(x) = {2 * c}x + {a}$，这是因为 $x^2$ 的导数是 $2x$。特别地，$f'({b}) = {2 * c * b + a}$。",
+            f"设 $f(x) = {c}x^2 + {a}x$，则 $f'(x) = {2 * c}x + {a}$，这是因为 $x^2$ 的导数是 $2x$。"
+            f"特别地，$f'({b}) = {2 * c * b + a}$。",
         ),
     }
     return rng.choice(forms[language])
@@ -86,10 +152,11 @@ def problem(rng: random.Random, language: str) -> str:
 
 #: kind → (share of examples, labels in the order of AXES)
 _KINDS: dict[str, tuple[float, tuple[float, float, float, float]]] = {
-    "explanation": (0.26, (1.0, 1.0, 1.0, 0.9)),
+    "explanation": (0.22, (1.0, 1.0, 1.0, 0.9)),
     "problem": (0.08, (1.0, 1.0, 1.0, 0.9)),
-    "narrative": (0.2, (1.0, 1.0, 0.45, 0.8)),
-    "prose": (0.14, (0.95, 0.95, 0.75, 0.8)),
+    "narrative": (0.14, (1.0, 1.0, 0.45, 0.8)),
+    "prose": (0.14, (1.0, 1.0, 0.6, 0.8)),
+    "documentation": (0.12, (0.95, 1.0, 0.75, 0.8)),
     "chatter": (0.12, (0.7, 0.8, 0.05, 0.25)),
     "ads": (0.08, (0.3, 0.8, 0.02, 0.2)),
     "boilerplate": (0.06, (0.05, 0.3, 0.02, 0.1)),
@@ -99,10 +166,10 @@ _KINDS: dict[str, tuple[float, tuple[float, float, float, float]]] = {
 
 def _prose_base(rng: random.Random, language: str, prose: list[str]) -> tuple[str, tuple[float, ...]]:
     kind = rng.choices(list(_KINDS), [share for share, _ in _KINDS.values()])[0]
-    if kind == "prose" and (language == "zh" or not prose):
-        kind = "explanation"
+    if kind == "documentation" and (language == "zh" or not prose):
+        kind = "prose"
     labels = _KINDS[kind][1]
-    if kind == "prose":
+    if kind == "documentation":
         return piece(rng, rng.choice(prose)), labels
     data = phrases()[language]
     n = rng.randint(2, 14)
@@ -120,9 +187,9 @@ def _paragraphs(rng: random.Random, parts: list[str], joint: str, kind: str) -> 
     return "".join(part + (rng.choice(("\n", "\n\n")) if rng.random() < breaks else joint) for part in parts).strip()
 
 
-def piece(rng: random.Random, text: str) -> str:
-    """300 to 3,000 characters of a text, from a line's start."""
-    n = rng.randint(300, 3000)
+def piece(rng: random.Random, text: str, low: int = 300, high: int = 3000) -> str:
+    """``low`` to ``high`` characters of a text, from a line's start."""
+    n = rng.randint(low, high)
     start = rng.randrange(max(len(text) - n, 1))
     start = text.rfind("\n", 0, start) + 1
     return text[start : start + n]
@@ -175,9 +242,23 @@ def _mix(kind: str) -> Callable[[random.Random, str, float, str], str]:
     return apply
 
 
-_LOOKS = {"o": "0", "l": "1", "i": "l", "e": "c", "m": "rn", "h": "b", "a": "o", "s": "5", "t": "f", "u": "n", "g": "9", "B": "8"}
-_LOOKS_HAN = {"的": "旳", "人": "入", "大": "太", "日": "曰", "未": "末", "土": "士", "己": "已", "是": "昰", "在": "茬", "了": "ㄋ", "不": "丕",
-              "有": "冇", "个": "亇", "和": "咊", "为": "爲", "中": "屮", "上": "丄", "这": "迻", "时": "旪", "可": "叮", "成": "戍", "体": "休"}  # fmt: skip
+_LOOKS = {
+    "o": "0",
+    "l": "1",
+    "i": "l",
+    "e": "c",
+    "m": "rn",
+    "h": "b",
+    "a": "o",
+    "s": "5",
+    "t": "f",
+    "u": "n",
+    "g": "9",
+    "B": "8",
+}
+_LOOKS_HAN = dict(
+    zip("的人大日未土己是在了不有个和为中上这时可成体", "旳入太曰末士已昰茬ㄋ丕冇亇咊爲屮丄迻旪叮戍休", strict=True)
+)
 
 
 def _ocr(rng: random.Random, text: str, amount: float, group: str) -> str:
@@ -194,6 +275,24 @@ def _ocr(rng: random.Random, text: str, amount: float, group: str) -> str:
     return "".join(out)
 
 
+def _typos(rng: random.Random, text: str, amount: float, group: str) -> str:
+    """Letters mistyped, doubled or left out; Chinese characters become other frequent ones."""
+    rate = 0.03 + 0.2 * amount
+    out = []
+    for c in text:
+        if rng.random() > rate or not c.isalpha():
+            out.append(c)
+        elif c.isascii():
+            out.append(rng.choice((c + c, "", rng.choice("etaoinshrdlucmfw"))))
+        else:
+            out.append(
+                rng.choice(
+                    "年人来上大国地出会对生子学下作里用道行所家种事成方多经么去法如都同现当没动面起看定天分还进好"
+                )
+            )
+    return "".join(out)
+
+
 def _repeat(rng: random.Random, text: str, amount: float, group: str) -> str:
     parts = [part for part in re.split(r"(?<=[.。!！?？\n])", text) if part.strip()] or [text]
     for _ in range(1 + int(2.5 * amount * len(parts))):
@@ -205,13 +304,27 @@ def _repeat(rng: random.Random, text: str, amount: float, group: str) -> str:
 def _fragments(rng: random.Random, text: str, amount: float, group: str) -> str:
     """Sentences cut off and put behind one another."""
     parts = [part for part in re.split(r"(?<=[.。!！?？\n])", text) if part.strip()] or [text]
-    cut = [p[rng.randrange(max(len(p) // 2, 1)) :][: max(4, len(p) // 3)] if rng.random() < 0.2 + 0.8 * amount else p for p in parts]
+    cut = [
+        p[rng.randrange(max(len(p) // 2, 1)) :][: max(4, len(p) // 3)] if rng.random() < 0.2 + 0.8 * amount else p
+        for p in parts
+    ]
     rng.shuffle(cut)
     return "".join(cut)
 
 
 def _markup(rng: random.Random, text: str, amount: float, group: str) -> str:
-    tags = ("<p class=\"c1\">", "</p>", "<br/>", "&nbsp;", "&lt;", "</div>", "<span style=\"x\">", "http://t.co/x?id=1&u=2", "[edit]", "{{nav}}")
+    tags = (
+        '<p class="c1">',
+        "</p>",
+        "<br/>",
+        "&nbsp;",
+        "&lt;",
+        "</div>",
+        '<span style="x">',
+        "http://t.co/x?id=1&u=2",
+        "[edit]",
+        "{{nav}}",
+    )
     units = _units(text, group)
     return "".join(unit + rng.choice(tags) if rng.random() < 0.02 + 0.15 * amount else unit for unit in units)
 
@@ -223,6 +336,7 @@ _DAMAGE = (
     Damage(_mix("boilerplate"), (0.85, 0.2, 0.5, 0.5)),
     Damage(_mix("ads"), (0.65, 0.05, 0.7, 0.5)),
     Damage(_ocr, (0.75, 0.7, 0.4, 0.15)),
+    Damage(_typos, (0.6, 0.8, 0.3, 0.1)),
     Damage(_repeat, (0.35, 0.15, 0.25, 0.85)),
     Damage(_fragments, (0.3, 0.85, 0.5, 0.2)),
     Damage(_markup, (0.85, 0.2, 0.3, 0.3)),
@@ -248,7 +362,9 @@ def _shuffle_lines(rng: random.Random, text: str, amount: float, group: str) -> 
 def _short_names(rng: random.Random, text: str, amount: float, group: str) -> str:
     """Names become one letter and a number, blank space goes: as minified code."""
     names: dict[str, str] = {}
-    keep = re.compile(r"def|class|return|import|from|if|else|elif|for|while|in|not|and|or|is|self|None|True|False|with|as|try|except|raise|lambda|yield")
+    keep = re.compile(
+        r"def|class|return|import|from|if|else|elif|for|while|in|not|and|or|is|self|None|True|False|with|as|try|except|raise|lambda|yield"
+    )
 
     def new(match: re.Match[str]) -> str:
         word = match.group()
@@ -260,7 +376,10 @@ def _short_names(rng: random.Random, text: str, amount: float, group: str) -> st
 
 
 def _data_table(rng: random.Random, text: str, amount: float, group: str) -> str:
-    rows = ["    (" + ", ".join(f"0x{rng.randrange(1 << 16):04x}" for _ in range(8)) + ")," for _ in range(int(5 + 60 * amount))]
+    rows = [
+        "    (" + ", ".join(f"0x{rng.randrange(1 << 16):04x}" for _ in range(8)) + "),"
+        for _ in range(int(5 + 60 * amount))
+    ]
     return text[: len(text) // 3] + "\nTABLE = [\n" + "\n".join(rows) + "\n]\n"
 
 

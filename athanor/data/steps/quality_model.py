@@ -1,6 +1,6 @@
 """Small linear models of the four axes: fit, score, keep as files.
 
-One logistic model for each group of texts and axis over [standardised figures, hashed class n-grams] (``quality_text``),
+A logistic model for each group of texts and axis over standardised figures and hashed class n-grams (``quality_text``),
 fitted to values in 0 … 1 by cross-entropy with L2 (the fractional logit of Papke & Wooldridge 1996), L-BFGS, from zero:
 the same examples give the same weights.
 """
@@ -8,7 +8,7 @@ the same examples give the same weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from athanor.data.steps.quality_examples import AXES, GROUPS, Example
-from athanor.data.steps.quality_text import FIGURES, N_BUCKETS, Letters, figures, hashed_counts, tokens_of, windows
+from athanor.data.steps.quality_text import (
+    FIGURES,
+    N_BUCKETS,
+    Language,
+    figures,
+    hashed_counts,
+    kinds_of,
+    tokens_of,
+    windows,
+)
 from athanor.errors import AthanorError
 from athanor.files import atomic_path
 
@@ -33,6 +42,8 @@ def group_of(text: str, domain: str) -> str:
     """Which models judge a text: of code by its domain, else of Chinese by its characters, else of Latin script."""
     if domain == "code":
         return "code"
+    if text.isascii():
+        return "en"
     few = windows(text)
     han = sum("一" <= c <= "鿿" for c in few)
     return "zh" if han > 0.15 * max(len(few), 1) else "en"
@@ -46,32 +57,40 @@ class Features:
     grams: list[tuple[npt.NDArray[np.int64], Floats]]
 
     @classmethod
-    def of(cls, texts: Sequence[str], letters: Floats) -> Features:
-        """Figures and hashed n-grams of each text's windows."""
+    def of(cls, texts: Sequence[str], languages: Sequence[Language]) -> Features:
+        """Figures and hashed n-grams of each text's windows, each beside the language of its group."""
         dense = np.zeros((len(texts), len(FIGURES)), dtype=np.float32)
         grams = []
-        for i, text in enumerate(texts):
+        for i, (text, language) in enumerate(zip(texts, languages, strict=True)):
             few = windows(text)
             tokens = tokens_of(few)
-            dense[i] = figures(few, tokens, letters)
-            grams.append(hashed_counts(tokens))
+            numbers = kinds_of(tokens)
+            dense[i] = figures(few, tokens, numbers, language)
+            grams.append(hashed_counts(numbers))
         return cls(dense, grams)
 
 
 @dataclass
 class QualityModel:
-    """``weights`` [groups, axes, 1 + figures + buckets], the figures' ``mean`` and ``std`` [groups, figures], the letter
-    trigrams' ``letters`` [27³], and ``facts``: what it was fitted on and how well it agrees."""
+    """``weights`` [groups, axes, 1 + figures + buckets], the figures' ``mean`` and ``std`` [groups, figures], each
+    group's :class:`Language` (``letters`` [27³] of all, ``counts`` [groups, 3, buckets]), and ``facts``: what
+    it was fitted on and how well it agrees."""
 
     weights: Floats
     mean: Floats
     std: Floats
     letters: Floats
+    counts: Floats
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def languages(self) -> dict[str, Language]:
+        """By group."""
+        return {group: Language(self.letters, self.counts[g]) for g, group in enumerate(GROUPS)}
 
     def score(self, texts: Sequence[str], groups: Sequence[str]) -> Floats:
         """Scores in 0 … 1 [texts, axes]."""
-        features = Features.of(texts, self.letters)
+        languages = self.languages()
+        features = Features.of(texts, [languages[group] for group in groups])
         out = np.zeros((len(texts), len(AXES)), dtype=np.float32)
         for i, group in enumerate(groups):
             g = GROUPS.index(group)
@@ -79,7 +98,9 @@ class QualityModel:
             x = np.clip((features.dense[i] - self.mean[g]) / self.std[g], -4, 4)
             buckets, values = features.grams[i]
             weights = self.weights[g]
-            logits = weights[:, 0] + weights[:, 1 : 1 + len(FIGURES)] @ x + weights[:, 1 + len(FIGURES) + buckets] @ values
+            logits = (
+                weights[:, 0] + weights[:, 1 : 1 + len(FIGURES)] @ x + weights[:, 1 + len(FIGURES) + buckets] @ values
+            )
             out[i] = 1 / (1 + np.exp(-logits))
         return out
 
@@ -89,7 +110,13 @@ class QualityModel:
 
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / "quality.safetensors") as path:
-            tensors = {"weights": self.weights, "mean": self.mean, "std": self.std, "letters": self.letters}
+            tensors = {
+                "weights": self.weights,
+                "mean": self.mean,
+                "std": self.std,
+                "letters": self.letters,
+                "counts": self.counts,
+            }
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, str(path))
         with atomic_path(folder / "quality.json") as path:
             facts = {"version": VERSION, "axes": AXES, "groups": GROUPS, "figures": FIGURES, **self.facts}
@@ -98,34 +125,38 @@ class QualityModel:
     @classmethod
     def load(cls, folder: Path) -> QualityModel:
         """AthanorError where the folder holds no model of this version."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
             facts = json.loads((folder / "quality.json").read_text("utf-8"))
             tensors = load_file(str(folder / "quality.safetensors"))
-            tensors = {name: tensors[name] for name in ("weights", "mean", "std", "letters")}
-        except (OSError, ValueError, KeyError) as error:
+            tensors = {name: tensors[name] for name in ("weights", "mean", "std", "letters", "counts")}
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise AthanorError(f"no quality model here: {error}", where=str(folder), fix="train one") from None
         if facts.get("version") != VERSION:
             raise AthanorError("a quality model of another version", where=str(folder), fix="train it again")
         return cls(**tensors, facts=facts)
 
 
-def fit(examples: Sequence[Example], prose: Sequence[str]) -> QualityModel:
-    """Models of all groups and axes. A group or axis without labels gets weights of zero: a score of ½."""
-    letters = Letters.train(list(prose)) if prose else Letters.train([e.text for e in examples if e.group == "en"])
+def fit(examples: Sequence[Example], prose: Sequence[str], whole: Mapping[str, Sequence[str]]) -> QualityModel:
+    """Models of all groups and axes. ``prose``: English texts whose words' letters are learnt; ``whole``: undamaged
+    texts of each group, whose order of words is. A group or axis without labels gets weights of zero: a score of ½."""
     n_figures, size = len(FIGURES), 1 + len(FIGURES) + N_BUCKETS
+    letters = Language.learn(list(prose), [])
+    languages = {group: letters.with_texts(list(whole.get(group, ()))) for group in GROUPS}
     model = QualityModel(
         np.zeros((len(GROUPS), len(AXES), size), np.float32),
         np.zeros((len(GROUPS), n_figures), np.float32),
         np.ones((len(GROUPS), n_figures), np.float32),
-        letters,
+        languages[GROUPS[0]].letters,
+        np.stack([languages[group].counts for group in GROUPS]),
     )
     for g, group in enumerate(GROUPS):
         mine = [example for example in examples if example.group == group]
         if not mine:
             continue
-        features = Features.of([example.text for example in mine], letters)
+        features = Features.of([example.text for example in mine], [languages[group]] * len(mine))
         model.mean[g], model.std[g] = features.dense.mean(0), features.dense.std(0) + 1e-3
         x = _matrix(features, model.mean[g], model.std[g])
         for a in range(len(AXES)):
@@ -173,7 +204,7 @@ def _logistic(x: Any, y: npt.NDArray[np.float64]) -> Floats:
 
 
 def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a positive outranks a negative, ties counted half; nan if one side lacks."""
+    """Area under the ROC curve: the chance that a positive outranks a negative, ties half; nan if one side lacks."""
     from scipy.stats import rankdata
 
     s, p = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
@@ -199,5 +230,7 @@ def agreement(model: QualityModel, examples: Sequence[Example]) -> list[dict[str
             s = scores[known, a]
             varied = len(known) > 2 and np.ptp(y) > 0 and np.ptp(s) > 0
             rho = float(spearmanr(s, y).statistic) if varied else float("nan")
-            rows.append({"group": group, "axis": axis, "examples": len(known), "auc": auc(s, y >= 0.5), "spearman": rho})
+            rows.append(
+                {"group": group, "axis": axis, "examples": len(known), "auc": auc(s, y >= 0.5), "spearman": rho}
+            )
     return rows

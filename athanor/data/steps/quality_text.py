@@ -11,10 +11,12 @@ import re
 import unicodedata
 import zlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -23,29 +25,39 @@ Ints = npt.NDArray[np.int64]
 WINDOW = 4000
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[0-9]+|\n+|[^\sA-Za-z0-9]")
 
-_ENGLISH = frozenset(
-    """a an the this that these those some any each every no all both few many much more most other another such what which who
-whom whose i you he she it we they me him her us them my your his its our their myself itself and or but nor so yet if then else
-when while because since although though unless until as than whether of in on at by for with about against between into through
-during before after above below to from up down out off over under again is are was were be been being am do does did have has had
-having will would shall should can could may might must not n't there here where why how only also very too just now even still
-however therefore thus hence for-example first second finally one two let define given suppose note def return import class self
-elif except try raise lambda yield none true false int str void const var function public static new null struct""".split()
+
+@cache
+def word_lists() -> dict[str, Any]:
+    """``quality_words.yaml``."""
+    with open(Path(__file__).with_name("quality_words.yaml"), encoding="utf-8") as file:
+        loaded: dict[str, Any] = yaml.safe_load(file)
+    return loaded
+
+
+_ENGLISH = frozenset(word_lists()["english"].split())
+_CHINESE = frozenset(word_lists()["chinese"].replace(" ", ""))
+#: The most frequent characters of modern Chinese.
+COMMON_HAN = frozenset(word_lists()["common_han"].replace(" ", ""))
+_SUFFIXES = (
+    "tion",
+    "ment",
+    "ness",
+    "able",
+    "ing",
+    "ity",
+    "ous",
+    "ive",
+    "ism",
+    "ly",
+    "ed",
+    "es",
+    "er",
+    "al",
+    "ic",
+    "s",
+    "y",
+    "e",
 )
-_CHINESE = frozenset(
-    "的了是在和与有不这那我你他她它们也就都而及或但为以于对从到把被让使给向将因所如果则即若且并其之此该每各某哪什么怎谁几多少很更最太非常"
-    "已经正曾会能可应该要想必须得地着过吗呢吧啊呀哦嘛啦哈个些种样时候后前中上下里外间内又再还只仅才却虽然尽管由据按关等例比较"
-)
-#: The most frequent characters of modern Chinese: what easy texts consist of.
-COMMON_HAN = frozenset(
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学"
-    "如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此已工使情明性知全三又关点正业外将"
-    "两高间由问很最重并物手应战向头文体政美相见被利什二等产或新己制身果加西斯月话合回特代内信表化老给世位次度门任常先海通教儿原东声提立及"
-    "比员解水名真论处走义各入几口认条平系气题活尔更别打女变四神总何电数安少报才结反受目太量再感建务做接必场件计管期市直德资命山金指克许统"
-    "区保至队形社便空决治展马科司五基眼书非则听白却界达光放强即像难且权思王象完设式色路记南品住告类求据程北边死张该交规万取拉格望觉术领共"
-    "确传师观清今切院让识候带导争运笔每步算士往近"
-)
-_SUFFIXES = ("tion", "ment", "ness", "able", "ing", "ity", "ous", "ive", "ism", "ly", "ed", "es", "er", "al", "ic", "s", "y", "e")
 _VOWELS = frozenset("aeiouyAEIOUY")
 
 N_BUCKETS = 1 << 13
@@ -53,7 +65,7 @@ _PRIMES = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], dtype=np.uint64)
 
 
 def windows(text: str) -> str:
-    """At most ``WINDOW`` characters: the first half of them from the start, a quarter each from the middle and the end."""
+    """At most ``WINDOW`` characters: half of them from the start, a quarter each from the middle and the end."""
     if len(text) <= WINDOW:
         return text
     half, quarter, middle = WINDOW // 2, WINDOW // 4, len(text) // 2
@@ -126,18 +138,15 @@ def tokens_of(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def hashed_counts(tokens: list[str]) -> tuple[Ints, Floats]:
+def hashed_counts(numbers: Ints) -> tuple[Ints, Floats]:
     """(buckets, values) of class 1-, 2- and 3-grams: log(1 + count), scaled to unit length. Buckets ascend."""
-    numbers = [_KINDS[token] for token in tokens]
-    hashes = _class_hashes(len(_KINDS.names))[numbers]
-    if not len(hashes):
+    if not len(numbers):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    hashes = _class_hashes(len(_KINDS.names))[numbers]
     a = hashes * _PRIMES[0]
     two = a[:-1] ^ (hashes[1:] * _PRIMES[1])
-    three = two[:-1] ^ (hashes[2:] * _PRIMES[2]) if len(hashes) > 2 else two[:0]
-    every = np.concatenate([a, two, three])
-    every = (every ^ (every >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    counts = np.bincount((every >> np.uint64(51)).astype(np.int64), minlength=N_BUCKETS)
+    three = two[:-1] ^ (hashes[2:] * _PRIMES[2])
+    counts = np.bincount(_bucket(np.concatenate([a, two, three]), N_BUCKETS), minlength=N_BUCKETS)
     used = np.flatnonzero(counts)
     values = np.log1p(counts[used]).astype(np.float32)
     return used, values / np.linalg.norm(values)
@@ -158,126 +167,151 @@ def _class_hashes(n: int) -> npt.NDArray[np.uint64]:
     return np.asarray(known["array"])
 
 
-_CUES = {
-    "explain": re.compile(
-        r"\b(?:because|therefore|hence|thus|for example|for instance|that is|means|defined?|definition|consider|suppose|note that|"
-        r"follows|implies|explain|reason|example|in general|called|known as|such as|theorem|proof|equation|solution|returns?|"
-        r"consists?|between|theory|concept|method)\b|因为|因此|所以|例如|比如|定义|即|由于|指的?是|称为|概念|原理|说明|方法|"
-        r"定理|证明|公式|解答|首先|其次|表示|其中|可以看出|参数|返回|步骤|注意|假设",
-        re.I,
-    ),
-    "chat": re.compile(
-        r"\b(?:lol|omg|haha+|hey|guys|gonna|wanna|kinda|dunno|awesome|yeah|hubby|love|super|totally|really|thanks|please|blog|"
-        r"posted|my|i'm|i've|can't|excited|amazing)\b|[!?]{2,}|:\)|:\(|哈哈|呀|啦|哦|嘛|呜|楼主|大家|亲|超级|真的|~|。。|回复",
-        re.I,
-    ),
-    "advert": re.compile(
-        r"\b(?:buy|sale|discount|offer|free|shipping|order now|click|deals?|price|shop|cart|subscribe|newsletter|casino|loan|"
-        r"cheap|guaranteed?|win|bonus|today|call|book now|store)\b|优惠|包邮|购买|点击|特价|折扣|领取|扫码|二维码|公众号|"
-        r"咨询|下单|热卖|加盟|免费|贷款|发票|中奖|预约|赠送",
-        re.I,
-    ),
-    "boiler": re.compile(
-        r"\b(?:cookies?|privacy|copyright|rights reserved|terms|log ?in|sign ?in|register|menu|search|home|share|tweet|facebook|"
-        r"comments?|next|previous|javascript|sitemap|rss|read more)\b|版权|备案|转载|首页|登录|注册|上一篇|下一篇|分享|收藏|"
-        r"责任编辑|来源：|免责|声明|导航|尾页|<[a-z/][^>]{0,80}>|https?://|www\.",
-        re.I,
-    ),
-    "filler": re.compile(
-        r"\b(?:it is important to|as we all know|at the end of the day|needless to say|in other words|of course|all in all|"
-        r"basically|generally|things?|very|many different|a lot|something|it goes without)\b|众所周知|总而言之|毫无疑问|换句话说|"
-        r"不言而喻|总的来说|当然|各种各样|很多|许许多多|可以说",
-        re.I,
-    ),
-    "formula": re.compile(r"\\[a-z]+\{|\$[^$\n]{2,80}\$|[=≤≥≠±×÷∑∫√∈]|\^[0-9{]|[a-z]_[0-9{]"),
-}
+_CUES: dict[str, Any] = word_lists()["cues"]
+_CUE_WORDS = {word: k for k, cue in enumerate(_CUES.values()) for word in cue["words"].split()}
+_CUE_PHRASES = [[phrase for line in cue["phrases"] for phrase in line] for cue in _CUES.values()]
 #: Names of the figures, in their order.
 FIGURES = (
-    "log_tokens", "letters", "han", "digits", "signs", "odd", "spaces", "mean_word", "long_words", "caps", "upper_words", "novowel",
-    "single_letters", "mixed_tokens", "unlike_words", "type_token", "repeat_4", "compress", "line_repeat", "log_line", "short_lines",
-    "ended_lines", "bullets", "function_share", "rare_han", "sentence_tokens", "sentence_spread", "comma_rate", "unbalanced",
-    *(f"cue_{name}" for name in _CUES), "double_signs", "glued", "alternating", "content_types",
+    "letters", "han", "digits", "signs", "odd", "spaces", "mean_word", "long_words", "caps", "upper_words",
+    "novowel", "single_letters", "mixed_tokens", "unlike_words", "word_cost", "type_token", "repeat_4", "compress",
+    "line_repeat", "short_lines", "bullets", "function_share", "rare_han", "sentence_tokens", "sentence_spread",
+    "comma_rate", "unbalanced", *(f"cue_{name}" for name in _CUES), "double_signs", "glued", "alternating",
+    "content_types", "known_words", "pair_cost", "triple_cost", "dear_pairs", "long_runs", "blobs",
 )  # fmt: skip
 
 
-def figures(text: str, tokens: list[str], unlikely: Floats | None = None) -> Floats:
-    """``FIGURES`` of a text (its windows) [len(FIGURES)]. ``unlikely``: letter trigrams' cost, see :class:`Letters`."""
+def figures(text: str, tokens: list[str], numbers: Ints, language: Language | None = None) -> Floats:
+    """``FIGURES`` of a text (its windows) [len(FIGURES)]. ``language``: what its group's words are expected to be."""
     n, n_tokens = max(len(text), 1), max(len(tokens), 1)
-    numbers = np.fromiter((_KINDS[token] for token in tokens), dtype=np.int64, count=len(tokens))
-    groups = np.array([_GROUPS.get(name[0], 0) for name in _KINDS.names] or [0], dtype=np.int64)
-    per_group = np.bincount(groups[numbers], minlength=8) / n_tokens if len(numbers) else np.zeros(8)
     words = [token for token in tokens if len(token) > 1 and token[0].isascii() and token[0].isalpha()]
+    n_words = max(len(words), 1)
+    groups = np.bincount(_groups(len(_KINDS.names))[numbers], minlength=8) / n_tokens
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     lines = [line for line in text.split("\n") if line.strip()] or [""]
-    ascii_letters = sum(map(len, words))
-    values = [
-        np.log1p(n_tokens),
-        ascii_letters / n,
-        sum("一" <= c <= "鿿" for c in text) / n,
-        sum(len(token) for token in tokens if token[0].isdigit()) / n,
-        per_group[3],
-        sum(c in "\ufffd\x00\x7f�□¤¦§¬¶" or "\x80" <= c <= "\x9f" or "À" <= c <= "ÿ" for c in text) / n,
-        sum(map(text.count, " \t")) / n,
-        ascii_letters / max(len(words), 1) / 10,
-        sum(len(word) > 7 for word in words) / max(len(words), 1),
-        sum(word[0].isupper() for word in words) / max(len(words), 1),
-        sum(word.isupper() for word in words) / max(len(words), 1),
-        sum(not _VOWELS & set(word) for word in words) / max(len(words), 1),
-        sum(len(token) == 1 and token.isascii() and token.isalpha() for token in tokens) / n_tokens,
+    letters = sum(map(len, words))
+    values = (
+        letters / n,
+        np.count_nonzero((codes >= 0x4E00) & (codes <= 0x9FFF)) / n,
+        np.count_nonzero((codes >= 48) & (codes <= 57)) / n,
+        groups[3],
+        _odd(codes) / n,
+        np.count_nonzero(codes == 32) / n,
+        letters / n_words / 10,
+        sum(len(word) > 7 for word in words) / n_words,
+        sum(not word.islower() for word in words) / n_words,
+        sum(word.isupper() for word in words) / n_words,
+        groups[5],
+        groups[4],
         len(_MIXED.findall(text)) / n_tokens,
-        _unlikely_share(words, unlikely),
-        *_repetition(tokens, text, lines),
+        *_word_costs(words, language),
+        *_repetition(tokens, numbers, text, lines),
         *_lines(lines),
-        per_group[1],
-        _rare_han(text),
+        groups[1],
+        groups[6] / max(groups[6] + groups[7], 1e-6),
         *_sentences(text, n_tokens),
-        *(10 * len(pattern.findall(text)) / n_tokens for pattern in _CUES.values()),
+        *_cues(text, tokens, n_tokens),
         10 * len(_DOUBLE.findall(text)) / n_tokens,
         10 * len(_GLUED.findall(text)) / n_tokens,
         10 * len(_ALTERNATING.findall(text)) / n_tokens,
-        len({token for token in tokens if _is_content(token)}) / n_tokens,
-    ]
+        len({token for token in tokens if len(token) > 3 or token > "一"}) / n_tokens,
+        _known_words(text) if groups[7] else 0.0,
+        *(language.costs(numbers) if language is not None else (0.0, 0.0, 0.0)),
+        float(np.log1p(max(map(len, text.split()), default=0))) / 8,
+        sum(map(len, _BLOB.findall(text))) / n,
+    )
     return np.array(values, dtype=np.float32)
 
 
+def _odd(codes: npt.NDArray[np.uint32]) -> int:
+    """Characters that wrong decoding leaves behind: replacement, C1 controls, accented Latin, private use."""
+    return int(
+        np.count_nonzero((codes == 0xFFFD) | (codes == 0) | ((codes >= 0x7F) & (codes <= 0xFF)) | (codes == 0x25A1))
+        + np.count_nonzero((codes >= 0xE000) & (codes <= 0xF8FF))
+    )
+
+
+def _cues(text: str, tokens: list[str], n_tokens: int) -> list[float]:
+    counts = [0] * len(_CUES)
+    get = _CUE_WORDS.get
+    for token in tokens:
+        k = get(token) if token.islower() else get(token.lower())
+        if k is not None:
+            counts[k] += 1
+    lower = text.lower()
+    for k, several in enumerate(_CUE_PHRASES):
+        counts[k] += sum(map(lower.count, several))
+    return [10 * count / n_tokens for count in counts]
+
+
+@cache
+def _frequent_words() -> re.Pattern[str]:
+    from athanor.data.steps.quality_examples import phrases
+
+    words = sorted(phrases()["zh"]["words"].split(), key=len, reverse=True)
+    return re.compile("|".join(words))
+
+
+def _known_words(text: str) -> float:
+    """Share of the Chinese characters that frequent words cover, read from the left."""
+    han = sum("一" <= c <= "鿿" for c in text)
+    return sum(map(len, _frequent_words().findall(text))) / max(han, 1)
+
+
 #: First letter of a class's name → group: 1 function words and characters, 2 other words, 3 signs.
-_GROUPS = {"w": 1, "c": 1, "l": 2, "u": 2, "m": 2, "H": 2, "p": 3}
+_GROUPS = {"w": 1, "c": 1, "l": 2, "u": 2, "m": 2, "p": 3, "x": 4, "X": 4}
+_BLOB = re.compile(r"[A-Za-z0-9+/=_\-]{32,}")
+
+
+@cache
+def _group_store() -> dict[str, Any]:
+    return {"array": np.zeros(0, dtype=np.int64)}
+
+
+def _groups(n: int) -> Ints:
+    """Group of every class met: see ``_GROUPS``; 5 words without a vowel, 6 rare and 7 common Chinese characters."""
+    store = _group_store()
+    known = len(store["array"])
+    if known < n:
+        fresh = [
+            5
+            if "novowel" in name
+            else 6
+            if name in ("H2", "H3")
+            else 7
+            if name[0] == "H" or name[0] == "c" and name > "c一"
+            else _GROUPS.get(name[0], 0)
+            for name in _KINDS.names[known:]
+        ]
+        store["array"] = np.concatenate([store["array"], np.array(fresh, dtype=np.int64)])
+    return np.asarray(store["array"])
+
+
 _MIXED = re.compile(r"[A-Za-z][0-9][A-Za-z]|[a-z][A-Z][a-z]|[a-z][|\\@#$%^&*~][a-z]")
-_DOUBLE = re.compile(r"[,，。.;；:：、]\s?[,，。;；:：、]|[，。、；：]\s?[的了着和与]|\b(?:the|a|an|of|to|and|in)\s(?:the|a|an|of|and|is|\.)\b")
+_DOUBLE = re.compile(
+    r"[,，。.;；:：、]\s?[,，。;；:：、]|[，。、；：]\s?[的了着和与]|\b(?:the|a|an|of|to|and|in)\s(?:the|a|an|of|and|is|\.)\b"
+)
 _GLUED = re.compile(r"[A-Za-z]{22,}|[a-z][.,;!?][A-Za-z]{2}")
 _ALTERNATING = re.compile(r"[a-z][A-Z][a-z]+[A-Z]|[A-Za-z][一-鿿][A-Za-z][一-鿿]|[�□]")
 _END = re.compile(r"[.!?。！？…；;]+(?:\s|\Z|[”’\"』」])?")
 
 
-def _is_content(token: str) -> bool:
-    return (token.isalpha() and len(token) > 3 and token.isascii()) or ("一" <= token[0] <= "鿿" and token not in _CHINESE)
-
-
-def _repetition(tokens: list[str], text: str, lines: list[str]) -> tuple[float, float, float, float]:
+def _repetition(tokens: list[str], numbers: Ints, text: str, lines: list[str]) -> tuple[float, float, float, float]:
     head = tokens[:400]
-    grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
+    ids: dict[str, int] = {}
+    exact = np.fromiter((ids.setdefault(token, len(ids)) for token in tokens), dtype=np.int64, count=len(tokens))
+    grams = ((exact[:-3] * 4001 + exact[1:-2]) * 4001 + exact[2:-1]) * 4001 + exact[3:]
     raw = text.encode("utf-8", "surrogatepass")
     return (
         len(set(head)) / max(len(head), 1),
-        1 - len(set(grams)) / max(len(grams), 1),
-        len(zlib.compress(raw, 1)) / max(len(raw), 1) if len(raw) > 100 else 0.6,
+        1 - len(np.unique(grams)) / max(len(grams), 1),
+        len(zlib.compress(raw, 1)) / len(raw) if len(raw) > 100 else 0.6,
         1 - len(set(lines)) / len(lines),
     )
 
 
-def _lines(lines: list[str]) -> tuple[float, float, float, float]:
-    lengths = [len(line.strip()) for line in lines]
+def _lines(lines: list[str]) -> tuple[float, float]:
     n = len(lines)
-    return (
-        float(np.log1p(sum(lengths) / n)),
-        sum(length < 30 for length in lengths) / n,
-        sum(line.rstrip()[-1:] in ".!?。！？：:；;”\"'…)）" for line in lines) / n,
-        sum(line.lstrip()[:1] in "-*•·|>#" for line in lines) / n,
-    )
-
-
-def _rare_han(text: str) -> float:
-    han = [c for c in text if "一" <= c <= "鿿"]
-    return sum(_han_kind(c) in ("H2", "H3") for c in han) / max(len(han), 1)
+    return sum(len(line) < 30 for line in lines) / n, sum(line.lstrip()[:1] in "-*•·|>#" for line in lines) / n
 
 
 def _sentences(text: str, n_tokens: int) -> tuple[float, float, float, float]:
@@ -289,30 +323,95 @@ def _sentences(text: str, n_tokens: int) -> tuple[float, float, float, float]:
     return float(np.log1p(mean)), spread / max(mean, 1.0), 10 * commas / n_tokens, 10 * pairs / n_tokens
 
 
-class Letters:
-    """How likely Latin words are by their letter trigrams: tells garbled words from real ones without a dictionary."""
+#: Buckets of counted pairs and triples of classes.
+_TABLE = 1 << 16
 
-    @staticmethod
-    def train(texts: list[str]) -> Floats:
-        """Cost in nats of each trigram over ``a–z`` and the word boundary [27³], add-½ smoothed."""
-        counts = np.zeros((27, 27, 27))
+
+def _letter_codes(words: str) -> Ints:
+    """1 … 26 for letters of lower-case words, 0 for what stands between."""
+    raw = np.frombuffer(words.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64)
+    return np.where((raw >= 97) & (raw <= 122), raw - 96, 0)
+
+
+def letter_costs(texts: list[str]) -> Floats:
+    """Cost in nats of each letter trigram of these texts' words, with their boundaries [27³], add-½ smoothed."""
+    trigrams = np.full(27**3, 0.5)
+    for text in texts:
+        codes = _letter_codes("{" + "{".join(re.findall(r"[a-z]{2,}", text.lower())) + "{")
+        keys = (codes[:-2] * 27 + codes[1:-1]) * 27 + codes[2:]
+        trigrams += np.bincount(keys[codes[1:-1] > 0], minlength=27**3)
+    table = trigrams.reshape(27, 27, 27)
+    return np.asarray(-np.log(table / table.sum(2, keepdims=True)), dtype=np.float32).reshape(-1)
+
+
+class Language:
+    """What is expected of a group's texts: costs in nats of letter trigrams [27³], of classes behind others.
+
+    Letters tell garbled words from real ones without a dictionary, classes disordered words from sentences. Costs of
+    classes are of hashed n-grams with backing off, ``(count + b · shorter) / (count of context + b)`` (interpolated
+    Dirichlet smoothing, MacKay & Peto 1995).
+    """
+
+    def __init__(self, letters: Floats, counts: Floats) -> None:
+        self.letters = letters
+        self.counts = counts  # [3, _TABLE]: classes, pairs, triples
+
+    @classmethod
+    def learn(cls, latin: list[str], texts: list[str]) -> Language:
+        """``latin``: texts whose words' letters are counted; ``texts``: whole ones of the group, counted by class."""
+        counts = np.zeros((3, _TABLE), dtype=np.float32)
         for text in texts:
-            for word in re.findall(r"[a-z]{2,}", text.lower()):
-                codes = [0, *(ord(c) - 96 for c in word), 0]
-                for i in range(len(codes) - 2):
-                    counts[codes[i], codes[i + 1], codes[i + 2]] += 1
-        counts += 0.5
-        return np.asarray(-np.log(counts / counts.sum(2, keepdims=True)), dtype=np.float32).reshape(-1)
+            for order, keys in enumerate(_ngram_keys(kinds_of(tokens_of(text)))):
+                counts[order] += np.bincount(keys, minlength=_TABLE)
+        return cls(letter_costs(latin), counts)
+
+    def with_texts(self, texts: list[str]) -> Language:
+        """The same letters, other texts."""
+        return Language(self.letters, Language.learn([], texts).counts)
+
+    def costs(self, numbers: Ints) -> tuple[float, float, float]:
+        """Mean cost of a class behind one and behind two others, and the share of pairs that cost over 6 nats."""
+        one, two, three = (self.counts[order][keys] for order, keys in enumerate(_ngram_keys(numbers)))
+        if len(three) == 0:
+            return 4.0, 4.0, 0.0
+        total = max(float(self.counts[0].sum()), 1.0)
+        single = (one + 0.1) / (total + 100)
+        pair = (two + 3 * single[1:]) / (one[:-1] + 3)
+        triple = (three + 3 * pair[1:]) / (two[:-1] + 3)
+        pair_cost = -np.log(np.minimum(pair, 1))
+        return float(pair_cost.mean()), float(-np.log(np.minimum(triple, 1)).mean()), float((pair_cost > 6).mean())
+
+    def word_costs(self, words: list[str]) -> tuple[float, float]:
+        """Share of words whose mean letter trigram costs over 3.6 nats, and the mean cost."""
+        codes = _letter_codes("{" + "{".join(words[:300]).lower() + "{")
+        starts = np.flatnonzero(codes == 0)
+        if len(codes) < 4:
+            return 0.0, 2.4
+        cost = self.letters[(codes[:-2] * 27 + codes[1:-1]) * 27 + codes[2:]]
+        cost[codes[1:-1] == 0] = 0  # a trigram over a boundary is of no word
+        sums = np.add.reduceat(cost, np.minimum(starts[:-1], len(cost) - 1))
+        means = sums / np.maximum(np.diff(starts) - 1, 1)
+        return float((means > 3.6).mean()), float(means.mean())
 
 
-def _unlikely_share(words: list[str], cost: Floats | None) -> float:
-    """Share of words whose mean trigram costs more than 3.6 nats (real English words lie near 2.4)."""
-    if cost is None or not words:
-        return 0.0
-    few = [word.lower() for word in words[:300] if word.isalpha()]
-    high = 0
-    for word in few:
-        codes = [0, *(min(max(ord(c) - 96, 0), 26) for c in word), 0]
-        total = sum(cost[(codes[i] * 27 + codes[i + 1]) * 27 + codes[i + 2]] for i in range(len(codes) - 2))
-        high += total / (len(codes) - 2) > 3.6
-    return high / max(len(few), 1)
+def _word_costs(words: list[str], language: Language | None) -> tuple[float, float]:
+    return language.word_costs(words) if language is not None and words else (0.0, 2.4)
+
+
+def kinds_of(tokens: list[str]) -> Ints:
+    """Class number of each token."""
+    return np.fromiter((_KINDS[token] for token in tokens), dtype=np.int64, count=len(tokens))
+
+
+def _ngram_keys(numbers: Ints) -> tuple[Ints, Ints, Ints]:
+    """Buckets of the classes, pairs and triples of a text."""
+    hashes = _class_hashes(len(_KINDS.names))[numbers]
+    a = hashes * _PRIMES[0]
+    two = a[:-1] ^ (hashes[1:] * _PRIMES[1])
+    three = two[:-1] ^ (hashes[2:] * _PRIMES[2])
+    return _bucket(a, _TABLE), _bucket(two, _TABLE), _bucket(three, _TABLE)
+
+
+def _bucket(keys: npt.NDArray[np.uint64], size: int) -> Ints:
+    mixed = (keys ^ (keys >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed >> np.uint64(65 - size.bit_length())).astype(np.int64)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from athanor.data.steps.quality_examples import AXES, GROUPS, Example, examples, phrases
+from athanor.data.steps.quality_examples import AXES, GROUPS, Example, examples, phrases, whole_texts
 from athanor.data.steps.quality_model import VERSION, QualityModel, agreement, fit, group_of
 from athanor.errors import AthanorError
 
@@ -33,7 +33,8 @@ def own_texts() -> tuple[list[str], list[str]]:
 
     try:
         prose, code = (
-            [found.text for found in stdlib_documents(part) if isinstance(found, Document)] for part in ("prose", "code")
+            [found.text for found in stdlib_documents(part) if isinstance(found, Document)]
+            for part in ("prose", "code")
         )
     except AthanorError:
         return [], []
@@ -84,9 +85,12 @@ def _kept(cache: Path, key: Sequence[Any], make: Any) -> QualityModel:
 
 def train(labelled: Sequence[Example]) -> QualityModel:
     """Fit on four fifths of the examples; ``facts`` tell the agreement on the last fifth."""
-    fitted = [example for i, example in enumerate(labelled) if i // len(GROUPS) % _HELD_OUT_OF]
-    held_out = [example for i, example in enumerate(labelled) if not i // len(GROUPS) % _HELD_OUT_OF]
-    model = fit(fitted, own_texts()[0])
+    # Pairs of a text's two examples stay on one side, and every side has all groups.
+    held = [(i // (2 * len(GROUPS))) % _HELD_OUT_OF == 0 for i in range(len(labelled))]
+    fitted = [example for example, out in zip(labelled, held, strict=True) if not out]
+    held_out = [example for example, out in zip(labelled, held, strict=True) if out]
+    prose, code = own_texts()
+    model = fit(fitted, prose[::2], whole_texts(prose, code))
     model.facts = {"examples": len(fitted), "agreement": agreement(model, held_out)}
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,3 +25,13 @@ def weights(quality: npt.NDArray[np.floating], options: WeightOptions) -> npt.ND
         value = np.ones(q.shape)
     value = np.clip(value, options.floor, options.ceiling)
     return np.where(np.isnan(q), 1.0, value).astype(np.float32)
+
+
+def combine(columns: Mapping[str, npt.NDArray[np.float32]], axes: Mapping[str, float]) -> npt.NDArray[np.float32]:
+    """Weighted mean of the axes [rows]; axes without a score (nan) in a row are left out of its mean."""
+    names = list(axes)
+    values = np.stack([np.asarray(columns[name], dtype=np.float64) for name in names])
+    share = np.array([axes[name] for name in names])[:, None] * ~np.isnan(values)
+    total = share.sum(0)
+    mean = (np.nan_to_num(values) * share).sum(0) / np.where(total > 0, total, 1)
+    return np.where(total > 0, mean, np.nan).astype(np.float32)

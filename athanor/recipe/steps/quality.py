@@ -11,6 +11,10 @@ from athanor.model.config import Strict
 Axis = Literal["cleanliness", "fluency", "educational", "density"]
 
 
+def _equal() -> dict[Axis, float]:
+    return {"cleanliness": 1.0, "fluency": 1.0, "educational": 1.0, "density": 1.0}
+
+
 class WeightOptions(Strict):
     """Sampling weight of a document from its quality q (0 … 1).
 
@@ -22,7 +26,9 @@ class WeightOptions(Strict):
     exponent: float = Field(default=1.0, ge=0)
     slope: float = Field(default=2.0, ge=0)
     reference: float = Field(default=0.5, gt=0, le=1, description="the quality whose weight is 1")
-    steps: dict[float, float] = Field(default_factory=lambda: {0.3: 0.5, 0.5: 1.0, 0.7: 2.0}, description="quality: weight")
+    steps: dict[float, float] = Field(
+        default_factory=lambda: {0.3: 0.5, 0.5: 1.0, 0.7: 2.0}, description="quality: weight"
+    )
     floor: float = Field(default=0.1, ge=0)
     ceiling: float = Field(default=4.0, gt=0)
 
@@ -50,13 +56,19 @@ class QualityOptions(Strict):
     """Four axes scored 0 … 1, their mean as ``quality``, a sampling ``weight``, and ``difficulty``."""
 
     step: Literal["quality"] = "quality"
-    model: str | None = Field(default=None, description="folder of a trained model; null: trained at first use and kept")
-    labels: str | None = Field(default=None, description="jsonl of {text, domain, axis: 0…1, …} to train on; null: generated")
+    model: str | None = Field(
+        default=None, description="folder of a trained model; null: trained at first use and kept"
+    )
+    labels: str | None = Field(
+        default=None, description="jsonl of {text, domain, axis: 0…1, …} to train on; null: generated"
+    )
     examples: int = Field(default=4500, ge=30, description="how many examples are generated to train on")
     seed: int = Field(default=0, ge=0)
-    cache_dir: str | None = Field(default=None, description="where trained models are kept; null: the user's cache folder")
+    cache_dir: str | None = Field(
+        default=None, description="where trained models are kept; null: the user's cache folder"
+    )
     axes: dict[Axis, float] = Field(
-        default_factory=lambda: {"cleanliness": 1.0, "fluency": 1.0, "educational": 1.0, "density": 1.0},
+        default_factory=_equal,
         description="weights of the axes in the combined quality",
     )
     min_quality: float | None = Field(default=None, ge=0, le=1, description="drop documents below")
@@ -78,15 +90,22 @@ class JudgeOptions(Strict):
     endpoint: str = Field(description="base URL, e.g. http://localhost:8000/v1")
     model: str = Field(description="the model's name at the endpoint")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
-    max_documents: int = Field(default=1000, ge=0, description="documents a build may have judged; by content hash, the first so many")
-    share: float = Field(default=1.0, gt=0, le=1, description="judge this share of the documents, by content hash")
+    max_documents: int = Field(
+        default=1000, ge=0, description="documents a build may have judged; by content hash, the first so many"
+    )
+    share: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="of the documents, by content hash, that may be judged; their excerpts are kept",
+    )
     max_chars: int = Field(default=4000, gt=0, description="of a text that is sent")
     timeout_s: float = Field(default=60.0, gt=0)
     retries: int = Field(default=2, ge=0)
-    cache_dir: str | None = Field(default=None, description="answers are kept here by content; null: the user's cache folder")
-    axes: dict[Axis, float] = Field(
-        default_factory=lambda: {"cleanliness": 1.0, "fluency": 1.0, "educational": 1.0, "density": 1.0}
+    cache_dir: str | None = Field(
+        default=None, description="answers are kept here by content; null: the user's cache folder"
     )
+    axes: dict[Axis, float] = Field(default_factory=_equal)
     min_quality: float | None = Field(default=None, ge=0, le=1, description="drop judged documents below")
     weight: WeightOptions = WeightOptions()
 
