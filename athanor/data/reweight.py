@@ -85,7 +85,7 @@ class Reweighter:
             known = [self.losses[name] for name in names if name in self.losses]
             mean = sum(known) / len(known) if known else 0.0
             gain = np.array([self.losses.get(name, mean) for name in names])
-            start = np.ones(len(names))
+            start = np.array([self.prior[name] for name in names])
         raised: Float64s = start * np.exp(self.rule.eta * (gain - gain.max()))
         return raised
 
