@@ -31,7 +31,7 @@ CODE_SUFFIXES = frozenset(_SUFFIXES.split())
 #: A line of code: it ends as statements and blocks do, begins with a keyword, assigns or calls. A backslash in it means
 #: LaTeX. The same syntax for Python's re and for RE2.
 _CODE_LINE = (
-    r"(?m)^[ \t]*(?:"
+    r"(?m)^[ \t]{0,120}(?:"  # bounded: a line of blanks must not be tried from each of them
     r"[^\\\n]*[;{}][ \t]*"
     r"|(?:import [\w.]+|from [\w.]+ import |(?:async )?def \w+\(|class \w+[(:]|#include\b|#define\b|@\w+|return\b"
     r"|raise\b|pub |fn \w|func \w|package \w|using \w|namespace \w|elif |else:|try:|except\b|finally:)[^\n]*"

@@ -51,11 +51,17 @@ class TextCounts:
         return self._call("athanor_line_counts", text, n_fields, short_chars)
 
     def repetition(
-        self, text: _Text, n_fields: int, by_char: npt.NDArray[np.bool_], top: Sequence[int], dup: Sequence[int]
+        self,
+        text: _Text,
+        n_fields: int,
+        by_char: npt.NDArray[np.bool_],
+        top: Sequence[int],
+        dup: Sequence[int],
+        most: int,
     ) -> npt.NDArray[np.int64]:
         """``words.REPEAT_FIELDS``, then top and duplicate n-grams of the sizes given."""
         sizes = [x for ns in (top, dup) for x in (np.asarray(ns, dtype=np.int64), len(ns))]
-        return self._call("athanor_repetition", text, n_fields, by_char.astype(np.uint8), *sizes)
+        return self._call("athanor_repetition", text, n_fields, by_char.astype(np.uint8), *sizes, most)
 
     def _call(self, name: str, text: _Text, n_fields: int, *more: Any) -> npt.NDArray[np.int64]:
         data, offsets = text

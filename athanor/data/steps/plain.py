@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -55,18 +56,35 @@ def line_counts(text: str, short_chars: int) -> Row:
     ]
 
 
-def repetition(text: str, by_char: bool, top: Iterable[int], dup: Iterable[int]) -> Row:
+def repetition(text: str, by_char: bool, top: Iterable[int], dup: Iterable[int], most: int) -> Row:
     """``words.REPEAT_FIELDS``, then top and duplicate n-grams of the sizes given."""
     paragraphs = _duplicates(re.split(r"\n{2,}", text.strip()))
     lines = _duplicates(re.split(r"\n+", text))
-    content = BIT["space"] | BIT["symbol"]
-    units = [c for c in text if not _classes(c) & content] if by_char else text.split()
+    units, read = _units(text, by_char, most)
     return [
         *paragraphs,
         *lines,
+        read,
         *(_top_ngram(units, n, by_char) for n in top),
         *(_duplicate_ngrams(units, n) for n in dup),
     ]
+
+
+def _units(text: str, by_char: bool, most: int) -> tuple[list[str], int]:
+    """(the first ``most`` words or characters, the characters of the text that were read for them)."""
+    content = BIT["space"] | BIT["symbol"]
+    units = [c for c in text if not _classes(c) & content] if by_char else text.split()
+    if len(units) < most:
+        return units, len(text)
+    if by_char:
+        ends = (i + 1 for i, c in enumerate(text) if not _classes(c) & content)
+    else:  # a word is known to be one by the space behind it
+        ends = (min(match.end() + 1, len(text)) for match in _WORD.finditer(text))
+    return units[:most], next(islice(ends, most - 1, None))
+
+
+#: What str.split takes for a word: \s of re knows the same white space, but for four separators that it lacks.
+_WORD = re.compile(r"[^\s\x1c-\x1f]+")
 
 
 def _classes(char: str) -> int:

@@ -77,8 +77,8 @@ class Repetition(Step):
             "dup_paragraphs": share(counts["dup_paragraphs"], counts["n_paragraphs"]),
             "dup_line_chars": share(counts["dup_chars_of_lines"], chars),
             "dup_paragraph_chars": share(counts["dup_chars_of_paragraphs"], chars),
-            **{f"top_{unit}_{n}": share(counts[f"top_{n}"], chars) for n in top},
-            **{f"dup_{unit}_{n}": share(counts[f"dup_{n}"], chars) for n in dup},
+            **{f"top_{unit}_{n}": share(counts[f"top_{n}"], counts["ngram_chars"]) for n in top},
+            **{f"dup_{unit}_{n}": share(counts[f"dup_{n}"], counts["ngram_chars"]) for n in dup},
         }
 
     def apply(self, docs: Docs, columns: Columns) -> Verdict:

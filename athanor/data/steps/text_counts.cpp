@@ -32,7 +32,7 @@ struct Span {
     const uint8_t* end;
 };
 
-inline Span document(const Text& text, int64_t i) { return {text.data + text.offsets[i], text.data + text.offsets[i + 1]}; }
+inline Span document(const Text& t, int64_t i) { return {t.data + t.offsets[i], t.data + t.offsets[i + 1]}; }
 
 // The code point at p; p moves behind it.
 inline uint32_t next(const uint8_t*& p, const uint8_t* end) {
@@ -45,8 +45,10 @@ inline uint32_t next(const uint8_t*& p, const uint8_t* end) {
         if ((p[k] & 0xC0) != 0x80) return 0xFFFD;
         code = code << 6 | (p[k] & 0x3F);
     }
+    constexpr uint32_t least[4] = {0, 0x80, 0x800, 0x10000};  // shorter forms and surrogates are no UTF-8
+    if (code < least[more] || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return 0xFFFD;
     p += more;
-    return code <= 0x10FFFF ? code : 0xFFFD;
+    return code;
 }
 
 // The code point that ends at p; p moves to its first byte.
@@ -97,7 +99,7 @@ inline uint64_t hash_bytes(Span s) {
     return mix(h ^ tail);
 }
 
-// Counts by key. Emptied by raising the generation, so that a document costs what it holds and not what the last one did.
+// Counts by key. Emptied by raising the generation: a document costs what it holds, not what the last one did.
 class Counter {
   public:
     struct Slot {
@@ -106,33 +108,61 @@ class Counter {
         int64_t first;
     };
 
-    void reset(int64_t n_keys) {
+    // Empty, with room for as many keys as expected; more are met by growing, so that memory follows what is distinct.
+    void reset(int64_t expected) {
         size_t size = 64;
-        while (size * 3 < static_cast<size_t>(n_keys) * 4) size *= 2;
-        if (size > slots_.size()) {
-            slots_.assign(size, Slot{0, 0, 0, 0});
-            generation_ = 0;
-        }
-        mask_ = size - 1;
-        if (++generation_ == 0) {
-            slots_.assign(slots_.size(), Slot{0, 0, 0, 0});
-            generation_ = 1;
-        }
+        while (size < FIRST_SLOTS && size * 3 < static_cast<size_t>(expected) * 4) size *= 2;
+        resize(size);
     }
 
-    // Counts one more of the key; ``first`` is kept from its first time.
+    // Counts one more of the key; ``first`` is kept from its first time. The slot is good until the next call.
     const Slot& add(uint64_t key, int64_t at) {
-        size_t i = key & mask_;
-        while (slots_[i].generation == generation_ && slots_[i].key != key) i = (i + 1) & mask_;
-        Slot& slot = slots_[i];
-        if (slot.generation != generation_) slot = Slot{key, generation_, 0, at};
-        slot.count++;
-        return slot;
+        Slot* slot = find(key);
+        if (slot->generation != generation_) {
+            if (++used_ * 4 > (mask_ + 1) * 3) {
+                grow();
+                slot = find(key);
+            }
+            *slot = Slot{key, generation_, 0, at};
+        }
+        slot->count++;
+        return *slot;
     }
 
   private:
+    static constexpr size_t FIRST_SLOTS = 1 << 16;
+
+    Slot* find(uint64_t key) {
+        size_t i = key & mask_;
+        while (slots_[i].generation == generation_ && slots_[i].key != key) i = (i + 1) & mask_;
+        return &slots_[i];
+    }
+
+    void resize(size_t size) {
+        bool fresh = size > slots_.size() || generation_ == UINT32_MAX;
+        if (fresh) {
+            slots_.assign(std::max(size, slots_.size()), Slot{0, 0, 0, 0});
+            generation_ = 0;
+        }
+        generation_++;
+        mask_ = size - 1;
+        used_ = 0;
+    }
+
+    void grow() {
+        std::vector<Slot> live;
+        for (size_t i = 0; i <= mask_; i++)
+            if (slots_[i].generation == generation_) live.push_back(slots_[i]);
+        resize(2 * (mask_ + 1));
+        for (Slot& slot : live) {
+            slot.generation = generation_;
+            *find(slot.key) = slot;
+        }
+        used_ = live.size() + 1;
+    }
+
     std::vector<Slot> slots_;
-    size_t mask_ = 0;
+    size_t mask_ = 0, used_ = 0;
     uint32_t generation_ = 0;
 };
 
@@ -178,6 +208,7 @@ struct Units {
     std::vector<uint64_t> hashes;
     std::vector<int64_t> chars;     // before unit i
     std::vector<uint64_t> prefix;   // polynomial hash of the units before i: any n-gram's hash in two operations
+    int64_t text_chars = 0;         // of the text up to the last unit; all of it if all units were read
     static constexpr uint64_t BASE = 0x9E3779B97F4A7C15ULL;
 
     void push(uint64_t hash, int64_t n_chars) {
@@ -186,13 +217,15 @@ struct Units {
         prefix.push_back(prefix.back() * BASE + hash);
     }
 
-    void read(const Text& text, Span s, bool by_char) {
+    // At most ``most`` units, so that memory is bounded whatever the text.
+    void read(const Text& text, Span s, bool by_char, int64_t most) {
         hashes.clear();
         chars.assign(1, 0);
         prefix.assign(1, 0);
+        text_chars = 0;
         const uint8_t* word = nullptr;
         int64_t length = 0;
-        for (const uint8_t* p = s.begin; p < s.end;) {
+        for (const uint8_t* p = s.begin; p < s.end && size() < most; text_chars++) {
             const uint8_t* at = p;
             uint32_t code = next(p, s.end);
             uint32_t classes = text.classes(code);
@@ -261,8 +294,9 @@ int64_t duplicate_ngrams(Counter& seen, const Units& units, int64_t n) {
     return repeated;
 }
 
-struct WordCounts {
+struct WordCounts {  // words.py, WORD_FIELDS
     int64_t words = 0, content_words = 0, content_chars = 0, alpha_words = 0, stop_words = 0, longest_word = 0;
+    int64_t hashes = 0, ellipses = 0, newlines = 0;
 };
 
 // One word: what its characters are.
@@ -315,8 +349,7 @@ void close(WordCounts& counts, StopWords& stop, Word& word, const uint8_t* end) 
     word = Word{};
 }
 
-WordCounts count_words(const Text& text, StopWords& stop, Span s) {
-    WordCounts counts;
+void count_words(const Text& text, StopWords& stop, Span s, WordCounts& counts) {
     Word word;
     stop.reset();
     for (const uint8_t* p = s.begin; p < s.end;) {
@@ -332,36 +365,29 @@ WordCounts count_words(const Text& text, StopWords& stop, Span s) {
         word.content |= !(classes & SYMBOL);
     }
     close(counts, stop, word, s.end);
-    return counts;
 }
 
-struct Marks {
-    int64_t hashes = 0, ellipses = 0, newlines = 0;
-};
-
-Marks count_marks(Span s) {
-    Marks marks;
+void count_marks(Span s, WordCounts& counts) {
     int dots = 0;
     for (const uint8_t* p = s.begin; p < s.end; p++) {
         dots = *p == '.' ? dots + 1 : 0;
         if (dots == 3) {
-            marks.ellipses++;
+            counts.ellipses++;
             dots = 0;
         }
-        marks.hashes += *p == '#';
-        marks.newlines += *p == '\n';
-        marks.ellipses += *p == 0xE2 && s.end - p >= 3 && p[1] == 0x80 && p[2] == 0xA6;
+        counts.hashes += *p == '#';
+        counts.newlines += *p == '\n';
+        counts.ellipses += *p == 0xE2 && s.end - p >= 3 && p[1] == 0x80 && p[2] == 0xA6;
     }
-    return marks;
 }
 
-struct LineCounts {
+struct LineCounts {  // words.py, LINE_FIELDS
     int64_t lines = 0, bullets = 0, ellipses = 0, longest = 0;
+    int64_t filled = 0, terminal = 0, brief = 0, duplicate_chars = 0;
 };
 
 // Lines as str.splitlines gives them.
-LineCounts count_lines(const Text& text, Span s) {
-    LineCounts counts;
+void count_lines(const Text& text, Span s, LineCounts& counts) {
     const uint8_t* from = s.begin;
     for (const uint8_t* p = s.begin; p < s.end;) {
         const uint8_t* at = p;
@@ -378,17 +404,11 @@ LineCounts count_lines(const Text& text, Span s) {
         counts.bullets += starts(line, "-", 1) || starts(line, "\xE2\x80\xA2", 3);
         counts.ellipses += ends(line, "...", 3) || ends(line, "\xE2\x80\xA6", 3);
     }
-    return counts;
 }
 
-struct Filled {
-    int64_t lines = 0, terminal = 0, brief = 0, duplicate_chars = 0;
-};
-
 // Lines between newlines that hold more than white space.
-Filled count_filled(const Text& text, Counter& seen, Span s, int64_t short_chars) {
+void count_filled(const Text& text, Counter& seen, Span s, int64_t short_chars, LineCounts& counts) {
     seen.reset(count_newlines(s) + 1);
-    Filled counts;
     Duplicates found;
     for (const uint8_t* from = s.begin; from <= s.end;) {
         const void* hit = from < s.end ? std::memchr(from, '\n', s.end - from) : nullptr;
@@ -396,14 +416,13 @@ Filled count_filled(const Text& text, Counter& seen, Span s, int64_t short_chars
         from = line.end + 1;
         Span inner = stripped(text, line);
         if (inner.begin == inner.end) continue;
-        counts.lines++;
+        counts.filled++;
         counts.brief += count_chars(line) <= short_chars;
         const uint8_t* last = line.end;
         counts.terminal += (text.classes(previous(last, line.begin)) & TERMINAL) != 0;
         found.add(seen, line);
     }
     counts.duplicate_chars = found.duplicate_chars;
-    return counts;
 }
 
 }  // namespace
@@ -434,14 +453,11 @@ void athanor_word_counts(const uint8_t* data, const int64_t* offsets, int64_t n_
                          int64_t* out) {
     Text text{data, offsets, n_docs, kinds, bits};
     StopWords stop(stop_data, stop_offsets, n_stop);
-    for (int64_t i = 0; i < n_docs; i++, out += 9) {
-        Span s = document(text, i);
-        WordCounts words = count_words(text, stop, s);
-        Marks marks = count_marks(s);
-        const int64_t row[9] = {words.words,      words.content_words, words.content_chars,
-                                words.alpha_words, words.stop_words,    words.longest_word,
-                                marks.hashes,      marks.ellipses,      marks.newlines};
-        std::memcpy(out, row, sizeof row);
+    for (int64_t i = 0; i < n_docs; i++, out += sizeof(WordCounts) / sizeof *out) {
+        WordCounts counts;
+        count_words(text, stop, document(text, i), counts);
+        count_marks(document(text, i), counts);
+        std::memcpy(out, &counts, sizeof counts);
     }
 }
 
@@ -450,21 +466,19 @@ void athanor_line_counts(const uint8_t* data, const int64_t* offsets, int64_t n_
                          const uint32_t* bits, int64_t short_chars, int64_t* out) {
     Text text{data, offsets, n_docs, kinds, bits};
     Counter seen;
-    for (int64_t i = 0; i < n_docs; i++, out += 8) {
-        Span s = document(text, i);
-        LineCounts lines = count_lines(text, s);
-        Filled filled = count_filled(text, seen, s, short_chars);
-        const int64_t row[8] = {lines.lines,  lines.bullets,   lines.ellipses, lines.longest,
-                                filled.lines, filled.terminal, filled.brief,   filled.duplicate_chars};
-        std::memcpy(out, row, sizeof row);
+    for (int64_t i = 0; i < n_docs; i++, out += sizeof(LineCounts) / sizeof *out) {
+        LineCounts counts;
+        count_lines(text, document(text, i), counts);
+        count_filled(text, seen, document(text, i), short_chars, counts);
+        std::memcpy(out, &counts, sizeof counts);
     }
 }
 
-// out [n_docs, 6 + n_top + n_dup]: words.py, REPEAT_FIELDS, then top and duplicate n-grams of the sizes given.
-// by_char [n_docs]: 1 where units are characters.
+// out [n_docs, 7 + n_top + n_dup]: words.py, REPEAT_FIELDS, then top and duplicate n-grams of the sizes given.
+// by_char [n_docs]: 1 where units are characters. most: units read of a document.
 void athanor_repetition(const uint8_t* data, const int64_t* offsets, int64_t n_docs, const uint8_t* kinds,
                         const uint32_t* bits, const uint8_t* by_char, const int64_t* top, int64_t n_top,
-                        const int64_t* dup, int64_t n_dup, int64_t* out) {
+                        const int64_t* dup, int64_t n_dup, int64_t most, int64_t* out) {
     Text text{data, offsets, n_docs, kinds, bits};
     Counter seen;
     Units units;
@@ -477,7 +491,8 @@ void athanor_repetition(const uint8_t* data, const int64_t* offsets, int64_t n_d
             *out++ = found.duplicates;
             *out++ = found.duplicate_chars;
         }
-        units.read(text, s, by_char[i]);
+        units.read(text, s, by_char[i], most);
+        *out++ = units.text_chars;
         for (int64_t k = 0; k < n_top; k++) *out++ = top_ngram(seen, units, top[k], !by_char[i], by_char[i] ? 3 : 1);
         for (int64_t k = 0; k < n_dup; k++) *out++ = duplicate_ngrams(seen, units, dup[k]);
     }

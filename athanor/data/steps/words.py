@@ -34,7 +34,13 @@ LINE_FIELDS = (
     *("lines", "bullet_lines", "ellipsis_lines", "longest_line"),
     *("filled_lines", "terminal_lines", "short_lines", "duplicate_filled_chars"),
 )
-REPEAT_FIELDS = tuple(f"{kind}_{unit}" for unit in ("paragraphs", "lines") for kind in ("n", "dup", "dup_chars_of"))
+#: ``ngram_chars``: characters of the text that n-grams were taken from: all, but for texts of more than ``MAX_UNITS``.
+REPEAT_FIELDS = (
+    *(f"{kind}_{unit}" for unit in ("paragraphs", "lines") for kind in ("n", "dup", "dup_chars_of")),
+    "ngram_chars",
+)
+#: Words (or characters) of a document that n-grams are taken from, its first: some 70 MB of memory in counting.
+MAX_UNITS = 1 << 20
 #: Languages written without spaces between words.
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "km", "bo", "yue", "wuu"})
 #: A document of unknown language counts as written without spaces from this share of Han and kana in its letters.
@@ -67,18 +73,22 @@ def line_counts(docs: Docs, short_chars: int = 30) -> Counts:
     return _named(plain.table((plain.line_counts(text, short_chars) for text in docs.texts), n), LINE_FIELDS)
 
 
-def repetition(docs: Docs, by_char: npt.NDArray[np.bool_], top: Sequence[int], dup: Sequence[int]) -> Counts:
+def repetition(
+    docs: Docs, by_char: npt.NDArray[np.bool_], top: Sequence[int], dup: Sequence[int], most: int = MAX_UNITS
+) -> Counts:
     """``REPEAT_FIELDS`` of each document, then ``top_{n}`` and ``dup_{n}``.
 
     ``top_{n}``  characters of the most frequent n-gram times how often it occurs.
     ``dup_{n}``  characters in n-grams that occurred before, each character once.
-    ``by_char`` [n_docs]: n-grams of characters (white space and punctuation apart) instead of words.
+    ``by_char`` [n_docs]: n-grams of characters (white space and punctuation apart) instead of words. ``most``: units
+    read of a document.
     """
     fields = (*REPEAT_FIELDS, *(f"top_{n}" for n in top), *(f"dup_{n}" for n in dup))
     native = text_counts()
     if native:
-        return _named(native.repetition(docs.utf8, len(fields), by_char, top, dup), fields)
-    rows = (plain.repetition(text, chars, top, dup) for text, chars in zip(docs.texts, by_char.tolist(), strict=True))
+        return _named(native.repetition(docs.utf8, len(fields), by_char, top, dup, most), fields)
+    units = by_char.tolist()
+    rows = (plain.repetition(text, chars, top, dup, most) for text, chars in zip(docs.texts, units, strict=True))
     return _named(plain.table(rows, len(fields)), fields)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import unicodedata
 from collections import Counter
 
@@ -66,6 +67,7 @@ def every_count(texts: list[str]) -> dict[str, list[int]]:
         **words.word_counts(docs, STOP),
         **words.line_counts(docs, 10),
         **words.repetition(docs, by_char, TOP, DUP),
+        **{f"first_{n}": v for n, v in words.repetition(docs, by_char, TOP, DUP, most=9).items()},
     }
     return {name: values.tolist() for name, values in found.items()}
 
@@ -95,7 +97,7 @@ def test_bytes_that_are_no_utf8_are_counted_inside_their_document(first: bytes, 
     library.line_counts((data, offsets), len(words.LINE_FIELDS), 30)
     library.word_counts((data, offsets), len(words.WORD_FIELDS), STOP)
     fields = len(words.REPEAT_FIELDS) + 2
-    library.repetition((data, offsets), fields, np.array([True, False]), (2,), (3,))
+    library.repetition((data, offsets), fields, np.array([True, False]), (2,), (3,), words.MAX_UNITS)
 
 
 @given(text_of_pieces)
@@ -174,6 +176,24 @@ def test_without_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch):
         assert words.word_counts(Docs.of(["two words"]), ())["words"].tolist() == [2]
     finally:
         native.text_counts.cache_clear()
+
+
+@needs_compiler
+def test_memory_of_counting_follows_what_is_distinct():
+    """Lines and words that are all the same take no room, and n-grams are taken from a bounded part."""
+    text = "same\n" * 300_000 + "x " * (words.MAX_UNITS + 100)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    counts = words.repetition(Docs.of([text, "a b"]), np.array([False, False]), (2,), (5,))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 120  # MiB
+    assert counts["dup_lines"].tolist() == [299_999, 0]
+    assert counts["ngram_chars"].tolist() == [5 * 300_000 + 2 * (words.MAX_UNITS - 300_000), 3]
+
+
+@needs_compiler
+def test_many_distinct_lines_grow_the_table():
+    lines = [str(i) for i in range(200_000)]
+    counts = words.repetition(Docs.of(["\n".join(lines + lines[:77])]), np.array([False]), (), ())
+    assert (counts["n_lines"][0], counts["dup_lines"][0]) == (200_077, 77)
 
 
 def test_languages_without_spaces_are_known_or_told_by_their_letters():
