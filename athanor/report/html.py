@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from athanor.errors import AthanorError
 from athanor.files import write_atomic
-from athanor.report import charts
+from athanor.report import charts, data_charts
 from athanor.report.predicted import compare
 from athanor.report.read import RunFiles, StageRun, is_number, read_run
 from athanor.report.svg import PALETTE, STYLE, Text, number
@@ -73,6 +73,7 @@ def _view(files: RunFiles) -> dict[str, Any]:
         "problems": files.problems,
         "charts": {name: Markup(svg) for name, svg in _charts(files).items()},
         "accuracy": charts.accuracies(files),
+        "seen": data_charts.seen_rows(files),
         "stages": [_stage_row(s) for s in stages],
         "predicted": compare(files),
         "validation": _validation(files),
@@ -94,6 +95,8 @@ def _charts(files: RunFiles) -> dict[str, str]:
         "eval": charts.eval_chart(files),
         "lr": charts.lr_chart(files),
         "mixture": charts.mixture_chart(files),
+        "shares": data_charts.shares_chart(files),
+        "source_loss": data_charts.source_loss_chart(files),
         "accuracy": charts.accuracy_chart(files),
         "reward": charts.reward_chart(files),
     }
