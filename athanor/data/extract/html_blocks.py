@@ -35,7 +35,8 @@ _SUPERSCRIPT = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹
 _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 _ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
-_DATA_CELL_CHARS = 1500
+#: A cell with more text is a part of the page and no datum; with headings or tables in it, sooner.
+_DATA_CELL_CHARS, _LAYOUT_CELL_CHARS = 1500, 300
 #: Placeholders of formulas: a word of hieroglyphs around a number, which no library takes apart.
 PLACEHOLDER = "\U00013001{}\U00013002"
 _PLACEHOLDER = re.compile("\U00013001[0-9]+\U00013002")
@@ -77,7 +78,7 @@ class Walker:
         self._reset_run()
         self._prefix, self._indent = "", ""
         self._kind: Kind = "text"
-        self._links, self._level, self._item = 0, 0, False
+        self._links, self._level, self._item, self._in_cell = 0, 0, False, False
 
     def walk(self, root: Any) -> list[Block]:
         """The blocks of ``root`` in reading order; its text nodes get the marks."""
@@ -285,7 +286,8 @@ class Walker:
             return
         for caption in element.findall("caption"):
             self._caption(caption)
-        outer = (self.blocks, self._prefix, self._indent, self._kind, self._item)
+        outer = (self.blocks, self._prefix, self._indent, self._kind, self._item, self._in_cell)
+        self._in_cell = True
         cells: list[Block] = []
         table: list[list[Cell]] = []
         for row in rows:
@@ -297,8 +299,10 @@ class Walker:
                     line.append(_cell(cell, write(self.blocks, self.formulas, compact=True)))
                     cells += self.blocks
             table.append(line)
-        self.blocks, self._prefix, self._indent, self._kind, self._item = outer
-        text = render_table(table)
+        self.blocks, self._prefix, self._indent, self._kind, self._item, self._in_cell = outer
+        # A table in a cell: its words, a line a row; pipes or tags inside a cell would be read as its own.
+        lines = (" ".join(cell.text for cell in line if cell.text) for line in table)
+        text = "\n".join(lines) if self._in_cell else render_table(table)
         if text and cells:
             block = Block("table", text, element, cells=cells, n_link_chars=sum(c.n_link_chars for c in cells))
             self._emit(block)
@@ -339,9 +343,9 @@ def is_layout(table: Any, rows: list[Any]) -> bool:
     # Listings with a column of line numbers, and pages laid out in the cells of a table.
     if any(True for _ in table.iter("pre")):
         return True
-    if any(True for _ in table.iterdescendants("table", "h1", "h2", "form", "article")):
-        return True
-    return any(len(cell.text_content()) > _DATA_CELL_CHARS for cell in cells)
+    sizes = [len(" ".join(cell.text_content().split())) for cell in cells]
+    holds_blocks = any(True for _ in table.iterdescendants("table", "h1", "h2", "form", "article"))
+    return max(sizes) > (_LAYOUT_CELL_CHARS if holds_blocks else _DATA_CELL_CHARS)
 
 
 def code_text(element: Any) -> str:

@@ -92,6 +92,14 @@ def test_layout_tables_are_paragraphs() -> None:
     assert "|" not in page.text and "<td>" not in page.text and page.text.count("## Part") == 3
 
 
+def test_table_in_a_cell_gives_its_words_and_in_a_layout_stays_a_table() -> None:
+    inner = "<table><tr><th>kind</th><th>sound</th></tr><tr><td>short</td><td>quak</td></tr></table>"
+    data = extract_html(f"<table><tr><th>who</th><th>what</th></tr><tr><td>duck</td><td>{inner}</td></tr></table>").text
+    assert "<td>duck</td><td>kind sound<br>short quak</td>" in data
+    layout = extract_html(f"<table><tr><td><p>{SENTENCE * 4}</p></td><td>{inner}</td></tr></table>").text
+    assert "| kind | sound |\n| --- | --- |\n| short | quak |" in layout
+
+
 MATHML = "<math><semantics><mrow><msub><mi>x</mi><mn>1</mn></msub></mrow>{}</semantics></math>"
 ANNOTATED = MATHML.format('<annotation encoding="application/x-tex">x_1</annotation>')
 KATEX = (
