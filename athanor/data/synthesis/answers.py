@@ -190,9 +190,14 @@ def _same_item(a: str, b: str) -> bool:
     return _word(a) == _word(b) or same_expression(a, b)
 
 
+def _powers(text: str) -> str:
+    """Raised digits as powers, before normalisation makes plain digits of them."""
+    return text.replace("²", "^2").replace("³", "^3")
+
+
 def same_answer(said: str, expected: str, kind: AnswerKind) -> bool:
     """Whether a bare answer equals the expected one."""
-    said, expected = normalise(said), normalise(expected)
+    said, expected = normalise(_powers(said)), normalise(_powers(expected))
     if kind in ("list", "set"):
         mine, right = _items(said), _items(expected)
         if len(mine) != len(right):
@@ -217,7 +222,7 @@ def same_answer(said: str, expected: str, kind: AnswerKind) -> bool:
 
 def check(text: str, expected: str, kind: AnswerKind) -> bool:
     """Whether a whole solution announces the expected answer (a text of one line counts as its own answer)."""
-    said = final_answer(text)
+    said = final_answer(_powers(text))
     if said is None:
         lines = [line for line in text.strip().splitlines() if line.strip()]
         if len(lines) != 1:

@@ -162,7 +162,7 @@ def _rounds(
     seen: set[bytes] = set()
     made = 0
     while made < n and live:
-        share = math.ceil((n - made) / len(live))
+        share = max(1, (n - made) // len(live))
         span = math.ceil((share + 1) / wanted)
         # A short run needs no more cells than tasks: the rest would be worked in vain.
         turn = live[: max(1, n - made)]

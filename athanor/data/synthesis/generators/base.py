@@ -52,8 +52,8 @@ def generators() -> dict[str, Generator]:
     return dict(REGISTER)
 
 
-def check_options(name: str, options: dict[str, Any], where: str) -> None:
-    """Refuse a generator that does not exist, or options that it does not take."""
+def check_options(name: str, options: dict[str, Any], where: str, *, draw: bool = True) -> None:
+    """Refuse a generator that does not exist, options that it does not take, and (by drawing) values that fail."""
     known = generators()
     if name not in known:
         raise AthanorError(f"unknown generator {name!r}", where=where, fix=f"one of {', '.join(sorted(known))}")
@@ -63,7 +63,7 @@ def check_options(name: str, options: dict[str, Any], where: str) -> None:
             fix = f"known: {', '.join(taken) or 'none'}"
             raise AthanorError(f"generator {name} takes no option {option!r}", where=where, fix=fix)
     try:
-        for level in (1, 3, 5):
+        for level in (1, 3, 5) if draw else ():
             known[name](random.Random(level), level, **options)
     except (KeyError, ValueError, TypeError) as error:
         fix = f"options of {name}: {inspect.signature(known[name])}"
