@@ -7,6 +7,7 @@ case: those in scripts with spaces as whole words, those with Chinese, Japanese 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -118,13 +119,18 @@ def _tree(terms: Sequence[str]) -> str:
     heads: dict[str, list[str]] = {}
     for term in sorted(set(terms)):
         if term:
-            heads.setdefault(term[0], []).append(term[1:])
-    branches = [(r"\s+" if head.isspace() else re.escape(head)) + _tree(rest) for head, rest in heads.items()]
-    if not branches:
-        return ""
-    if len(branches) == 1 and "" not in terms:  # no group: long terms would nest too deep
-        return branches[0]
-    return f"(?:{'|'.join(branches)})" + ("?" if "" in terms else "")
+            heads.setdefault(term[0], []).append(term)
+    branches = []
+    for several in heads.values():
+        shared = os.path.commonprefix(several)
+        branches.append(_plain(shared) + _tree([term[len(shared) :] for term in several]))
+    if len(branches) <= 1 and "" not in terms:
+        return "".join(branches)
+    return f"(?:{'|'.join(branches)})" + ("?" if "" in terms else "") if branches else ""
+
+
+def _plain(text: str) -> str:
+    return r"\s+".join(map(re.escape, re.split(r"\s+", text)))
 
 
 def load_scorer(name: str) -> Scorer:

@@ -208,8 +208,9 @@ def test_step_drops_and_exports(cache: Path) -> None:
 def test_difficulty_orders_texts() -> None:
     easy = "The cat sat on the mat. It was a big red cat. The dog ran to it."
     dense = (
-        "Notwithstanding considerable methodological heterogeneity, contemporary econometric investigations demonstrate "
-        "statistically significant intergenerational transmission of socioeconomic disadvantage, particularly considering "
+        "Notwithstanding considerable methodological heterogeneity, contemporary econometric investigations "
+        "demonstrate statistically significant intergenerational transmission of socioeconomic disadvantage, "
+        "particularly considering "
         "institutional characteristics."
     )
     assert hard.text_difficulty(easy, "en") < 0.2 < 0.6 < hard.text_difficulty(dense, "en")
