@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -12,26 +14,44 @@ import numpy.typing as npt
 from athanor.data.steps.chars import BIT, CLASSES, char_table
 
 Row = list[int]
+#: Characters worked on at once: each takes some 20 bytes.
+_CHUNK_CHARS = 1 << 22
 
 
-def char_counts(text: str) -> Row:
-    """Characters, then those of each class."""
-    table = char_table()
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    histogram = np.bincount(table.kinds[codes], minlength=len(table.bits))
-    return [len(text), *(int(histogram[(table.bits >> i & 1).astype(bool)].sum()) for i in range(len(CLASSES)))]
+def char_counts(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Characters, then those of each class, int64 [n_docs, 1 + n_classes]."""
+    out = np.zeros((len(texts), 1 + len(CLASSES)), dtype=np.int64)
+    start = 0
+    while start < len(texts):
+        stop, size = start, 0
+        while stop < len(texts) and (size == 0 or size + len(texts[stop]) <= _CHUNK_CHARS):
+            size += len(texts[stop])
+            stop += 1
+        out[start:stop] = _char_counts(texts[start:stop])
+        start = stop
+    return out
+
+
+def _char_counts(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    table, n = char_table(), len(texts)
+    kinds = table.kinds[np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)]
+    sizes = np.array([len(text) for text in texts], dtype=np.int64)
+    cells = np.repeat(np.arange(n) * len(table.bits), sizes) + kinds
+    histograms = np.bincount(cells, minlength=n * len(table.bits)).reshape(n, -1)
+    of_class = (table.bits[:, None] >> np.arange(len(CLASSES), dtype=np.uint32) & 1).astype(np.int64)
+    return np.concatenate([sizes[:, None], histograms @ of_class], axis=1)
 
 
 def word_counts(text: str, stop_words: Sequence[str]) -> Row:
     """``words.WORD_FIELDS``."""
-    words = text.split()
-    content = [word for word in words if any(not _classes(c) & BIT["symbol"] for c in word)]
+    words = Counter(text.split())
+    content = {word: n for word, n in words.items() if word.isalnum() or not all(map(_is_symbol, word))}
     return [
-        len(words),
-        len(content),
-        sum(map(len, content)),
-        sum(any(c.isalpha() for c in word) for word in words),
-        len(set(stop_words) & set(words)),
+        words.total(),
+        sum(content.values()),
+        sum(len(word) * n for word, n in content.items()),
+        sum(n for word, n in words.items() if word.isalpha() or any(map(str.isalpha, word))),
+        len(words.keys() & set(stop_words)),
         max(map(len, words), default=0),
         text.count("#"),
         text.count("...") + text.count("…"),
@@ -87,9 +107,14 @@ def _units(text: str, by_char: bool, most: int) -> tuple[list[str], int]:
 _WORD = re.compile(r"[^\s\x1c-\x1f]+")
 
 
+@cache
 def _classes(char: str) -> int:
     table = char_table()
     return int(table.bits[table.kinds[ord(char)]])
+
+
+def _is_symbol(char: str) -> bool:
+    return bool(_classes(char) & BIT["symbol"])
 
 
 def _duplicates(pieces: Sequence[str]) -> tuple[int, int, int]:
@@ -99,12 +124,13 @@ def _duplicates(pieces: Sequence[str]) -> tuple[int, int, int]:
     return len(pieces), len(again), sum(map(len, again))
 
 
+def _grams(units: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(units[i:] for i in range(n)), strict=False)
+
+
 def _top_ngram(units: Sequence[str], n: int, by_char: bool) -> int:
     """Words count although the n-gram occurs once (Gopher's rule does), characters from the third time on."""
-    counts: dict[tuple[str, ...], int] = {}
-    for i in range(len(units) - n + 1):
-        gram = tuple(units[i : i + n])
-        counts[gram] = counts.get(gram, 0) + 1
+    counts = Counter(_grams(units, n))
     if not counts:
         return 0
     best = max(counts, key=counts.__getitem__)  # the first of several: dicts keep the order of insertion
@@ -114,15 +140,17 @@ def _top_ngram(units: Sequence[str], n: int, by_char: bool) -> int:
 
 
 def _duplicate_ngrams(units: Sequence[str], n: int) -> int:
+    grams = list(_grams(units, n))
+    if len(set(grams)) == len(grams):
+        return 0
     seen: set[tuple[str, ...]] = set()
     repeated, i = 0, 0
-    while i <= len(units) - n:
-        gram = tuple(units[i : i + n])
-        if gram in seen:
-            repeated += sum(map(len, gram))
+    while i < len(grams):
+        if grams[i] in seen:
+            repeated += sum(map(len, grams[i]))
             i += n
         else:
-            seen.add(gram)
+            seen.add(grams[i])
             i += 1
     return repeated
 

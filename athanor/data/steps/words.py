@@ -51,8 +51,7 @@ def char_counts(docs: Docs) -> Counts:
     """``CHAR_FIELDS`` of each document."""
     native = text_counts()
     n = len(CHAR_FIELDS)
-    found = native.char_counts(docs.utf8, n) if native else plain.table(map(plain.char_counts, docs.texts), n)
-    return _named(found, CHAR_FIELDS)
+    return _named(native.char_counts(docs.utf8, n) if native else plain.char_counts(docs.texts), CHAR_FIELDS)
 
 
 def word_counts(docs: Docs, stop_words: Sequence[str]) -> Counts:
