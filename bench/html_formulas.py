@@ -15,8 +15,8 @@ from bench.docling_score import latex_tokens
 #: One field after the other, so that a page reads like an article of any of them.
 FORMULAS = [
     r"\frac{a+b}{c-d}", r"x_{i}^{2}+y_{ij}", r"\sqrt{1+\sqrt[3]{x}}", r"\sum_{i=1}^{n}i=\frac{n(n+1)}{2}",
-    r"\int_{0}^{\infty}e^{-x^{2}}dx", r"\lim_{x\to0}\frac{\sin x}{x}=1", r"\begin{pmatrix}a&b\\c&d\end{pmatrix}",
-    r"\begin{cases}x&x>0\\-x&x\leq0\end{cases}", r"\hat{\theta}_{n}\to\theta", r"\mathbb{E}[X]=\mu",
+    r"\int_{0}^{\infty}e^{-x^{2}}dx", r"\lim_{x\to0}\frac{\sin x}{x}=1", r"\begin{pmatrix} a&b\\c&d\end{pmatrix}",
+    r"\begin{cases} x&x>0\\-x&x\leq0\end{cases}", r"\hat{\theta}_{n}\to\theta", r"\mathbb{E}[X]=\mu",
     r"\left(\frac{1}{n}\right)^{k}", r"\overline{AB}\perp\vec{v}",
     r"\nabla\times\mathbf{E}=-\frac{\partial\mathbf{B}}{\partial t}",
     r"\underbrace{a+b}_{n}", r"\prod_{p}\frac{1}{1-p^{-s}}", r"f'(x)=2ax+b", r"\alpha+\beta\leq\Gamma\Delta",

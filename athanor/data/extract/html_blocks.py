@@ -69,7 +69,9 @@ class Walker:
     """Collects the blocks below an element. ``formulas``: placeholder → (LaTeX, whether it is displayed)."""
 
     def __init__(self, text: str, formulas: dict[str, tuple[str, bool]]) -> None:
-        present = set(text) if not text.isascii() else set()
+        # No character beyond the first plane (all marks are there): nothing to look out for.
+        is_plain = text.isascii() or len(text.encode("utf-16-le")) == 2 * len(text)
+        present = set() if is_plain else set(text)
         self._marks = (
             char for low, high in _MARK_RANGES for code in range(low, high) if (char := chr(code)) not in present
         )
