@@ -6,7 +6,7 @@ best of a cluster is its smallest number, and nothing depends on the order in wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,14 +151,13 @@ def bucket_edges(keys: U64) -> U64:
     return np.unique(np.concatenate([best << _SHIFT | member, before << _SHIFT | member]))
 
 
-def verified(edges: U64, columns: Callable[[int], U64], n_columns: int, min_jaccard: float) -> U64:
-    """The edges whose packed signatures estimate at least ``min_jaccard``; ``columns(i)``: signature words i of all
+def verified(edges: U64, columns: Iterable[U64], min_jaccard: float) -> U64:
+    """The edges whose packed signatures estimate at least ``min_jaccard``; ``columns``: each signature word of all
     rows, in order of preference."""
-    if not len(edges) or min_jaccard <= 0:
-        return edges
     n_agreeing = np.zeros(len(edges), dtype=np.uint16)
-    for i in range(n_columns):
-        words = columns(i)
+    n_columns = 0
+    for words in columns:
+        n_columns += 1
         for at in range(0, len(edges), _CHUNK):
             part = slice(at, at + _CHUNK)
             n_agreeing[part] += agreements(words[edges[part] >> _SHIFT], words[edges[part] & _LOW])

@@ -1,7 +1,7 @@
 """Near duplicates by MinHash-LSH, with clusters, a keep-best rule and comparison with earlier builds.
 
 Stored beside a document: one 64-bit key a band and eight bits a hash (by default 28 · 8 + 112 = 336 bytes). ``resolve``
-reads a column at a time, so its memory is a few dozen bytes a document, whatever the documents' size.
+reads a column of four words at a time, so its memory is some dozens of bytes a document, whatever the documents' size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from athanor.data.steps.shingles import U64, VERSION, tokens_of
 from athanor.recipe.steps.dedup import MinhashOptions
 
 I64 = npt.NDArray[np.int64]
+#: Words of 64 bits in a column: few enough to hold one for all documents, many enough to open files seldom.
+_PACK = 4
 
 
 class MinhashDedup(Step):
@@ -39,10 +41,9 @@ class MinhashDedup(Step):
         self._figures: dict[str, Any] = {}
         # without a threshold nobody reads signatures
         self.n_words = -(-options.bands * options.rows // lanes) if options.min_jaccard > 0 else 0
-        columns = {f"band_{i:03d}": pa.uint64() for i in range(self.n_bands)}
-        columns |= {f"signature_{i:03d}": pa.uint64() for i in range(self.n_words)}
         dated = {"date": pa.int64()} if options.keep == "earliest" else {}
-        self.fields = {"tie": pa.uint64(), **dated, **columns}  # type: ignore[misc]
+        packed = {name: pa.binary(8 * n) for what in ("bands", "signature") for name, n in self._columns(what)}
+        self.fields = {"tie": pa.uint64(), **dated, **packed}  # type: ignore[misc]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -61,10 +62,9 @@ class MinhashDedup(Step):
         columns: dict[str, Any] = {"tie": clusters.origin_ties(docs)}
         if o.keep == "earliest":
             columns["date"] = clusters.dates(docs)
-        columns |= {f"band_{i:03d}": keys[i] for i in range(self.n_bands)}
+        columns |= self._packed("bands", keys)
         if self.n_words:
-            words = signatures.packed_signature(minima)
-            columns |= {f"signature_{i:03d}": words[i] for i in range(self.n_words)}
+            columns |= self._packed("signature", signatures.packed_signature(minima))
         return columns
 
     def resolve(self, survey: Survey) -> Columns:
@@ -107,14 +107,12 @@ class MinhashDedup(Step):
 
     def _edges(self, survey: Survey, order: npt.NDArray[np.uint32]) -> U64:
         edges = np.zeros(0, dtype=np.uint64)
-        for i in range(self.n_bands):
-            here = clusters.bucket_edges(survey.numpy(f"band_{i:03d}")[order])
-            edges = np.unique(np.concatenate([edges, here]))
-
-        def words(i: int) -> U64:
-            return np.asarray(survey.numpy(f"signature_{i:03d}")[order])
-
-        return clusters.verified(edges, words, self.n_words, self.options.min_jaccard)
+        for _, keys in self._words("bands", survey):
+            edges = np.unique(np.concatenate([edges, clusters.bucket_edges(keys[order])]))
+        if not self.n_words or not len(edges):
+            return edges
+        words = (column[order] for _, column in self._words("signature", survey))
+        return clusters.verified(edges, words, self.options.min_jaccard)
 
     def _earlier(self, survey: Survey, order: npt.NDArray[np.uint32]) -> npt.NDArray[np.int16]:
         """For each row in order of preference: the first of ``against`` that holds a duplicate, or -1."""
@@ -122,16 +120,16 @@ class MinhashDedup(Step):
         for number, path in enumerate(self.options.against):
             index = Index.open(path, type(self).name, self.settings)
             pairs = np.zeros(0, dtype=np.uint64)
-            for i in range(self.n_bands):
-                query, place = index.matches(f"{i:03d}", survey.numpy(f"band_{i:03d}")[order])
+            for i, keys in self._words("bands", survey):
+                query, place = index.matches(f"{i:03d}", keys[order])
                 theirs = np.asarray(index.array(f"rows-{i:03d}")[place]).astype(np.uint64)
                 pairs = np.unique(np.concatenate([pairs, query.astype(np.uint64) << np.uint64(32) | theirs]))
             mine, theirs = (pairs >> np.uint64(32)).astype(np.int64), pairs & np.uint64(2**32 - 1)
             if self.n_words and len(pairs):
                 n_agreeing = np.zeros(len(pairs), dtype=np.int64)
-                for i in range(self.n_words):
-                    ours = survey.numpy(f"signature_{i:03d}")[order[mine]]
-                    n_agreeing += signatures.agreements(ours, np.asarray(index.array(f"signature-{i:03d}")[theirs]))
+                for i, words in self._words("signature", survey):
+                    there = np.asarray(index.array(f"signature-{i:03d}")[theirs])
+                    n_agreeing += signatures.agreements(words[order[mine]], there)
                 similar = signatures.estimated_jaccard(n_agreeing, signatures.LANES * self.n_words)
                 mine = mine[similar >= self.options.min_jaccard]
             hit = np.unique(mine)
@@ -139,11 +137,37 @@ class MinhashDedup(Step):
         return earlier
 
     def _index(self, survey: Survey, stays: npt.NDArray[np.bool_]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        for i in range(self.n_bands):
-            keys = survey.numpy(f"band_{i:03d}")[stays]
+        for i, column in self._words("bands", survey):
+            keys = column[stays]
             order = np.argsort(keys, kind="stable")
             order = order[keys[order] != signatures.NO_KEY]
             yield f"keys-{i:03d}", keys[order]
             yield f"rows-{i:03d}", order.astype(np.uint32)
-        for i in range(self.n_words):
-            yield f"signature-{i:03d}", survey.numpy(f"signature_{i:03d}")[stays]
+        for i, column in self._words("signature", survey):
+            yield f"signature-{i:03d}", column[stays]
+
+    def _columns(self, what: str) -> list[tuple[str, int]]:
+        """(name, words) of the columns that hold the keys of all bands, or the signature: ``_PACK`` words each."""
+        n = self.n_bands if what == "bands" else self.n_words
+        return [(f"{what}_{i // _PACK}", min(_PACK, n - i)) for i in range(0, n, _PACK)]
+
+    def _packed(self, what: str, words: U64) -> dict[str, pa.Array]:
+        """Columns of words [n_words, n_docs]."""
+        out: dict[str, pa.Array] = {}
+        for g, (name, n) in enumerate(self._columns(what)):
+            block = np.ascontiguousarray(words[g * _PACK : g * _PACK + n].T)
+            buffers = [None, pa.py_buffer(block)]
+            out[name] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8 * n), len(block), buffers)
+        return out
+
+    def _words(self, what: str, survey: Survey) -> Iterator[tuple[int, U64]]:
+        """(number, word of every row) of all bands or of the signature; one column in memory at a time."""
+        for g, (name, n) in enumerate(self._columns(what)):
+            block = np.empty((survey.n_rows, n), dtype=np.uint64)
+            at = 0
+            for chunk in survey.column(name).chunks:
+                raw = np.frombuffer(chunk.buffers()[1] or b"", dtype=np.uint64)
+                block[at : at + len(chunk)] = raw[chunk.offset * n : (chunk.offset + len(chunk)) * n].reshape(-1, n)
+                at += len(chunk)
+            for j in range(n):
+                yield g * _PACK + j, np.ascontiguousarray(block[:, j])
