@@ -1,4 +1,4 @@
-"""text_counts.cpp as a shared library: built on first use, kept in the user's cache.
+"""text_counts.cpp as a shared library.
 
 Where there is no C++ compiler, or ``ATHANOR_NATIVE=0`` is set, there is none, and athanor.data.steps.plain gives the
 same integers more slowly.
@@ -7,12 +7,6 @@ same integers more slowly.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from athanor.data.steps.chars import char_table
+from athanor.data.steps.compiled import shared_library
 
 SOURCE = Path(__file__).with_name("text_counts.cpp")
 #: No -march=native: byte loops gain nothing from it, and the cache may lie on a disk that several machines share.
-FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3")
 _Text = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
@@ -80,25 +75,5 @@ def _argument(value: Any) -> ctypes.c_void_p | ctypes.c_int64:
 @cache
 def text_counts() -> TextCounts | None:
     """The library of this machine, built if the cache does not have it; None where it cannot be had."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
-    if os.environ.get("ATHANOR_NATIVE") == "0" or compiler is None:
-        return None
-    try:
-        return TextCounts(ctypes.CDLL(str(_built(compiler))))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _built(compiler: str) -> Path:
-    """The shared library: one file for a source, a compiler and a kind of machine."""
-    key = "\n".join([SOURCE.read_text(), compiler, *FLAGS, platform.system(), platform.machine(), *platform.libc_ver()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
-    library = folder / f"text-counts-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # several processes may build at once: each under a name of its own, the last one stays
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], check=True, capture_output=True)
-            os.replace(made, library)
-    return library
+    library = shared_library(SOURCE, FLAGS)
+    return TextCounts(library) if library is not None else None

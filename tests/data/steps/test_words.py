@@ -6,6 +6,7 @@ import re
 import resource
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from athanor.data.steps import native, plain, words
 from athanor.data.steps.base import Docs
 from athanor.data.steps.chars import BIT, char_table
+from athanor.data.steps.compiled import shared_library
 
 PIECES = [
     "the",
@@ -200,3 +202,18 @@ def test_languages_without_spaces_are_known_or_told_by_their_letters():
     docs = Docs.of(["hello", "hello", "今天天气很好", "日本語です", "안녕"], language=["zh", "en", "und", "und", "und"])
     assert words.spaceless(docs).tolist() == [True, False, True, True, False]
     assert plain.table([], 3).shape == (0, 3)
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    good, bad = tmp_path / "good.cpp", tmp_path / "bad.cpp"
+    good.write_text('extern "C" int answer() { return 42; }')
+    bad.write_text("no C++")
+    library = shared_library(good, ("-O1",))
+    assert library is not None and library.answer() == 42
+    assert shared_library(bad, ("-O1",)) is None
+    assert [path.suffix for path in (tmp_path / "athanor").iterdir()] == [".so"]
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", "")
+    assert shared_library(good, ("-O1",)) is None
