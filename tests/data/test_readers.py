@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
+import random
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from athanor.data.readers import expand, json_rows, lines, read_file
+from athanor.data.readers import expand, json_rows, lines, read_file, stamp
 from athanor.data.types import Document, Dropped
 from athanor.errors import AthanorError
 
@@ -115,6 +118,89 @@ def test_damaged_containers_are_named_and_refused(tmp_path: Path, suffix: str, d
     path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"garbage!" * 100)
     with pytest.raises(AthanorError, match=f"cut{suffix}"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.gz", ".parquet", ".arrow"])
+def test_tolerant_reading_takes_what_is_whole_and_counts_the_damage(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    texts = [f"row {i} {random.Random(i).random()}" for i in range(20_000)]
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+    elif suffix == ".arrow":
+        table = pyarrow.table({"text": texts})
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=500)
+    else:
+        pack = zstandard.ZstdCompressor().compress if suffix.endswith("zst") else gzip.compress
+        path.write_bytes(pack(jsonl([{"text": text} for text in texts])))
+    assert [d.text for d in read(path, tolerant=True)[0]] == texts
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    (tmp_path / "good.txt").write_text("still read")
+    documents, dropped = read(path, tmp_path / "good.txt", tolerant=True)
+    whole = [d.text for d in documents[:-1]]
+    assert whole == texts[: len(whole)] and documents[-1].text == "still read"
+    assert len(whole) > 5_000 or suffix == ".parquet"  # a parquet file is nothing without its end
+    assert [d.reason.split(":")[0] for d in dropped] == ["damaged"]
+    with pytest.raises(AthanorError, match=f"cut{suffix}"):
+        read(path)
+
+
+def test_rows_keep_their_own_id_url_and_meta(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "id": "same", "url": "http://x", "meta": {"k": 1, "format": "theirs"}, "other": "x"},
+        {"text": "b", "id": "same", "metadata": '{"k": 2}', "meta": "text", "title": ""},
+        {"text": "c", "id": 7, "url": "u" * 3000, "meta": {"long": "x" * 30_000}},
+        {"text": "d", "meta": {"deep": json.loads("[" * 500 + "]" * 500)}},
+    ]
+    (tmp_path / "r.jsonl").write_bytes(jsonl(rows))
+    documents, dropped = read(tmp_path / "r.jsonl")
+    assert not dropped and [d.id for d in documents] == [f"r.jsonl#{n}" for n in (1, 2, 3, 4)]
+    assert documents[0].meta == {"k": 1, "id": "same", "url": "http://x", "format": "jsonl"}
+    assert documents[1].meta == {"k": 2, "id": "same", "format": "jsonl"}
+    assert documents[2].meta == {"id": 7, "format": "jsonl"}
+    when = datetime.datetime(2024, 1, 2)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["e"], "id": ["x"], "date": [when]}), tmp_path / "p.parquet")
+    kept = read(tmp_path / "p.parquet")[0][0].meta
+    assert kept["id"] == "x" and kept["format"] == "parquet"
+
+
+def test_broken_rows_are_repaired_where_that_is_asked_for(tmp_path: Path) -> None:
+    raw = jsonl([{"text": "lone \ud800 surrogate"}, {"text": "nul \0 byte"}])
+    raw += '{"text": "中文文本在旧编码里，还有一些字"}\n'.encode("gb18030") + b"[" * 100_000 + b"]" * 100_000
+    (tmp_path / "r.jsonl").write_bytes(raw)
+    documents, dropped = read(tmp_path / "r.jsonl", tolerant=True)
+    assert [d.text for d in documents] == ["lone \ufffd surrogate", "nul  byte", "中文文本在旧编码里，还有一些字"]
+    assert (
+        documents[0].meta["repaired"] and documents[1].meta["repaired"] and documents[2].meta["encoding"] == "gb18030"
+    )
+    assert [d.reason for d in dropped] == ["not JSON: nested too deep"]
+    documents, dropped = read(tmp_path / "r.jsonl")
+    assert [d.text for d in documents] == ["nul \0 byte"] and len(dropped) == 3
+
+
+def test_files_behind_urls(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    for name, raw in {"a.txt": b"one", "sub/b.md": b"two", "sub/c.png": b"x", "sub/.hid.txt": b"x"}.items():
+        store.pipe(f"/readers/{name}", raw)
+    store.pipe("/readers/d.jsonl.gz", gzip.compress(jsonl([{"text": "three"}])))
+    try:
+        documents, dropped = read("memory://readers")  # type: ignore[arg-type]
+        assert {d.id: d.text for d in documents} == {
+            "readers/a.txt": "one", "readers/d.jsonl.gz#1": "three", "readers/sub/b.md": "two",
+        }  # fmt: skip
+        assert {d.id: d.reason for d in dropped} == {
+            "readers/sub/c.png": "extension not read: .png", "readers/sub/.hid.txt": "hidden file",
+        }  # fmt: skip
+        assert [f.name for f in expand(["memory://readers/**/*.md"])[0]] == ["sub/b.md"]
+        assert [f.name for f in expand(["memory://readers/a.txt"])[0]] == ["a.txt"]
+        (tmp_path / "local.txt").write_text("four")
+        assert read(f"file://{tmp_path}/local.txt")[0][0].text == "four"  # type: ignore[arg-type]
+        assert stamp(expand(["memory://readers/a.txt"])[0][0])[0] == 3
+        for missing in ("memory://readers/none.txt", "memory://readers/*.zip", "nosuchscheme://x/y"):
+            with pytest.raises(AthanorError):
+                expand([missing])
+    finally:
+        store.rm("/readers", recursive=True)
 
 
 def test_folders_globs_and_stable_names(tmp_path: Path) -> None:

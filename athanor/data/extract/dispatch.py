@@ -148,9 +148,9 @@ def kind_of(name: str, head: bytes) -> str:
 def _text_kind(suffix: str, by_name: str, head: bytes) -> str:
     if suffix == ".xml":
         return "jats" if _JATS_START.search(head) else "html" if _HTML_START.match(head) else "text"
-    if by_name == "text" and suffix not in PLAIN_SUFFIXES - {".txt", ".text"} and _HTML_START.match(head):
-        return "html"
-    return by_name
+    plain = by_name == "text" and suffix in PLAIN_SUFFIXES - {".txt", ".text"}
+    # A page that says "not found" is often saved under the name of the PDF that was asked for.
+    return "html" if not plain and by_name not in ("latex", "ipynb") and _HTML_START.match(head) else by_name
 
 
 def _whole_file(path: str | Path, name: str, options: Options) -> Extracted:

@@ -17,7 +17,7 @@ from athanor.data.extract.charts import chart_table
 from athanor.data.extract.docx_styles import Label, Numbering, Styles
 from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val
 from athanor.data.extract.ooxml import Package
-from athanor.data.extract.scripts import raised
+from athanor.data.extract.scripts import join_inline, raised
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -125,7 +125,7 @@ class _Reader:
         found = _Inline()
         self._walk(paragraph, found)
         properties = child(paragraph, "pPr")
-        text = "".join(found.pieces)
+        text = join_inline(found.pieces)
         if text.strip():
             label = self.numbering.label(*self.styles.number_of(properties, style))
             yield from self._styled(text, found, style, properties, label)

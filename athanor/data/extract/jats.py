@@ -11,7 +11,7 @@ from typing import Any
 
 from athanor.data.extract.mathml import local, math_to_latex
 from athanor.data.extract.ooxml import parse_xml
-from athanor.data.extract.scripts import raised
+from athanor.data.extract.scripts import join_inline, raised
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -200,4 +200,4 @@ def _outermost(root: Any, name: str) -> Iterator[Any]:
 
 
 def _joined(pieces: list[str]) -> str:
-    return " ".join("".join(pieces).split())
+    return " ".join(join_inline(pieces).split())

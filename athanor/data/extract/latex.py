@@ -27,6 +27,7 @@ from athanor.data.extract.latex_source import (
     resolver,
 )
 from athanor.data.extract.latex_tables import table_rows
+from athanor.data.extract.scripts import join_inline
 from athanor.data.extract.tables import render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -125,7 +126,7 @@ class _Reader:
             piece, position = self._token(text, match, depth)
             out.append(piece)
         out.append(text[position:])
-        return "".join(out)
+        return join_inline(filter(None, out))
 
     def _token(self, text: str, match: re.Match[str], depth: int) -> tuple[str, int]:
         end = match.end()
@@ -139,6 +140,8 @@ class _Reader:
             return self._math(text, match[6], match[6], end)
         if match[0].startswith(CODE_MARK):
             return self._block(f"```\n{self.code[int(match[0].strip(CODE_MARK))]}\n```"), end
+        if match[2] is not None:
+            return "\n\n", end
         return commands.LIGATURES.get(match[0], ""), end
 
     def _symbol(self, text: str, char: str, position: int) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from athanor.data.extract.types import Unreadable
 MAX_DEPTH = 20
 MAX_SOURCE_CHARS = 64_000_000
 #: What macros may add to a source, in characters.
-_MAX_GROWTH = 8_000_000
+_MAX_GROWTH = 2_000_000
 _MAX_ARGUMENT = 50_000
 _VERBATIM: tuple[str, ...] = (
     "verbatim*",

@@ -68,11 +68,13 @@ def drop_furniture(pages: Sequence[Page]) -> int:
     counts = Counter(key for _, key, _ in edges)
     needed = 2 if len(pages) <= 5 else 3
     n_dropped = 0
-    for page, key, line in edges:
-        if counts[key] >= needed:
-            gone = set(map(id, line))
-            page.segments = [s for s in page.segments if id(s) not in gone]
-            n_dropped += 1
+    for page in pages:
+        lines = [line for at, key, line in edges if at is page and counts[key] >= needed]
+        gone = {id(segment) for line in lines for segment in line}
+        left = [s for s in page.segments if id(s) not in gone]
+        if left:  # a page of nothing but such lines is a form, or a title
+            page.segments = left
+            n_dropped += len(lines)
     return n_dropped
 
 

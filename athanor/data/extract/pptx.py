@@ -9,6 +9,7 @@ from typing import Any
 from athanor.data.extract.charts import chart_table
 from athanor.data.extract.omml import child, local, omml_to_latex, val
 from athanor.data.extract.ooxml import Package
+from athanor.data.extract.scripts import join_inline
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -214,7 +215,7 @@ class _Reader:
                 pieces.append(f"{mark}{latex}{mark}" if latex else "")
             elif name in ("AlternateContent", "Choice", "m"):
                 pieces.append(self._inline(item))
-        return "".join(pieces)
+        return join_inline(pieces)
 
     def _table(self, table: Any) -> str:
         rows = []

@@ -1,0 +1,137 @@
+"""PDFs drawn here line by line: reading order, paragraphs, headings, tables, furniture, scans, damage."""
+
+from __future__ import annotations
+
+import pytest
+
+from athanor.data.extract.pdf import extract_pdf
+from athanor.data.extract.types import Unreadable
+from tests.data.extract.made import pdf, rule, text_at
+
+LINES = [
+    "The quick brown fox jumps over the lazy dog and then it runs through",
+    "the whole forest until evening comes, because nobody has told the extra-",
+    "ordinary animal where its home would be found again.",
+]
+
+
+def block(x: float, y: float, lines: list[str], size: float = 10, font: str = "F1") -> str:
+    return "".join(text_at(x, y - 12 * i, line, size, font) for i, line in enumerate(lines))
+
+
+def test_lines_become_paragraphs_and_cut_words_are_joined() -> None:
+    page = block(72, 700, LINES) + block(72, 640, ["A second paragraph stands here."])
+    found = extract_pdf(pdf([page]))
+    first, second = found.text.strip().split("\n\n")
+    assert first.startswith("The quick brown fox") and "told the extraordinary animal" in first and "\n" not in first
+    assert second == "A second paragraph stands here."
+    assert found.meta == {"format": "pdf", "pages": 1, "tables": 0}
+
+
+def test_headings_by_size_and_by_weight() -> None:
+    page = (
+        text_at(72, 740, "Big title", 20) + text_at(72, 700, "2.1 Bold section", 10, "F2") + block(72, 680, LINES * 2)
+    )
+    parts = extract_pdf(pdf([page])).text.split("\n\n")
+    assert parts[0] == "# Big title" and parts[1] == "### 2.1 Bold section" and parts[2].startswith("The quick")
+
+
+def test_columns_are_read_one_after_the_other_whatever_the_order_of_drawing() -> None:
+    left = [f"left column line number {i} of the text" for i in range(12)]
+    right = [f"right column line number {i} of the text" for i in range(12)]
+    drawn = "".join(
+        text_at(320, 700 - 12 * i, right[i]) + text_at(60, 700 - 12 * i, left[i]) for i in reversed(range(12))
+    )
+    text = " ".join(extract_pdf(pdf([drawn])).text.split())
+    places = [text.index(line) for line in left + right]
+    assert places == sorted(places)
+
+
+def grid(xs: list[int], ys: list[int]) -> str:
+    lines = [rule(x, ys[0], x, ys[-1]) for x in xs] + [rule(xs[0], y, xs[-1], y) for y in ys]
+    return "".join(lines)
+
+
+def test_ruled_tables() -> None:
+    xs, ys = [72, 172, 272, 372], [600, 580, 560, 540]
+    cells = [["year", "ducks", "geese"], ["2019", "120", "80"], ["2020", "135", "95"]]
+    drawn = grid(xs, ys) + "".join(
+        text_at(xs[c] + 5, ys[r] - 14, value) for r, row in enumerate(cells) for c, value in enumerate(row)
+    )
+    found = extract_pdf(pdf([block(72, 700, LINES) + drawn + block(72, 500, ["After the table."])]))
+    table = "| year | ducks | geese |\n| --- | --- | --- |\n| 2019 | 120 | 80 |\n| 2020 | 135 | 95 |"
+    assert found.text.index("The quick") < found.text.index(table) < found.text.index("After the table.")
+    assert found.meta["tables"] == 1
+
+
+def test_a_cell_without_a_line_inside_spans() -> None:
+    xs, ys = [72, 172, 272], [600, 580, 560]
+    drawn = "".join(rule(xs[0], y, xs[2], y) for y in ys) + rule(72, 600, 72, 560) + rule(272, 600, 272, 560)
+    drawn += rule(172, 580, 172, 560)
+    texts = (
+        text_at(77, 586, "over both and") + text_at(177, 586, "more") + text_at(77, 566, "a") + text_at(177, 566, "b")
+    )
+    more = rule(72, 540, 272, 540) + rule(72, 560, 72, 540) + rule(172, 560, 172, 540) + rule(272, 560, 272, 540)
+    more += text_at(77, 546, "c") + text_at(177, 546, "d")
+    assert '<td colspan="2">over both and more</td>' in extract_pdf(pdf([drawn + texts + more])).text
+
+
+def test_tables_without_rulings_by_aligned_gaps_and_prose_is_none() -> None:
+    rows = [["Item", "Price", "Stock"], ["apples", "1.20", "40"], ["pears", "2.10", "7"], ["plums", "0.90", "112"]]
+    drawn = "".join(
+        text_at(72 + 120 * c, 600 - 13 * r, value) for r, row in enumerate(rows) for c, value in enumerate(row)
+    )
+    assert "| apples | 1.20 | 40 |" in extract_pdf(pdf([drawn])).text
+    assert extract_pdf(pdf([block(72, 700, LINES * 4)])).meta["tables"] == 0
+
+
+def test_running_headers_and_page_numbers_go() -> None:
+    pages = [
+        text_at(72, 770, f"Annual report {2000 + i}")
+        + text_at(300, 20, str(i))
+        + block(72, 600, [f"Body of page {i}."])
+        for i in range(1, 5)
+    ]
+    text = extract_pdf(pdf(pages)).text
+    assert text.split("\n\n") == ["Body of page 1.", "Body of page 2.", "Body of page 3.", "Body of page 4.\n"]
+
+
+def test_paragraphs_run_on_over_the_page() -> None:
+    pages = [block(72, 700, [*LINES[:1], "and the sentence that begins here does not end before the page"])]
+    pages.append(block(72, 700, ["is over, but on the next one."]))
+    assert "before the page is over, but" in extract_pdf(pdf(pages)).text
+
+
+SCAN = "q 612 0 0 792 0 0 cm /Im Do Q\n"
+
+
+def test_scanned_pages_are_told_apart() -> None:
+    found = extract_pdf(pdf([block(72, 700, LINES), SCAN]))
+    assert found.meta["scanned_pages"] == [2] and found.meta["pages"] == 2
+    with pytest.raises(Unreadable) as caught:
+        extract_pdf(pdf([SCAN, SCAN]))
+    assert caught.value.reason == "scanned: 2 of 2 pages are images without text"
+
+
+def encrypted() -> bytes:
+    """A PDF whose encryption dictionary no empty password opens (its check values are zeros)."""
+    plain = pdf([text_at(72, 700, "secret")])
+    zeros = "0" * 64
+    entry = f"/Encrypt << /Filter /Standard /V 1 /R 2 /O <{zeros}> /U <{zeros}> /P -4 >> /ID [<{zeros}> <{zeros}>]"
+    return plain.replace(b"/Root 1 0 R >>", f"/Root 1 0 R {entry} >>".encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (encrypted(), "encrypted"),
+        (b"%PDF-1.4\nnothing more", "broken pdf"),
+        (pdf([text_at(72, 700, "x")])[:60], "broken pdf"),
+        (pdf([""]), "empty"),
+        (b"", "broken pdf"),
+    ],
+)
+def test_broken_pdfs_are_told_why(raw: bytes, reason: str) -> None:
+    with pytest.raises(Unreadable) as caught:
+        extract_pdf(raw)
+    assert caught.value.reason.startswith(reason)
