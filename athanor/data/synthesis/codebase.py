@@ -22,6 +22,7 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 #: A function longer than this is no exercise.
 MAX_LINES = 45
 MAX_MODULE_BYTES = 200_000
+MAX_PACKAGE_FILES = 60
 
 #: Folders of the library that hold no ordinary code.
 _SKIP = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "encodings"}
@@ -40,7 +41,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
-    """A function or method of a module; ``name`` is qualified (``Class.method``)."""
+    """A function or method of a module; ``name`` is qualified (``Class.method``).
+
+    ``calls`` are functions of the module, ``outside`` calls of what it imports, as written (``f`` or ``module.f``).
+    """
 
     name: str
     source: str
@@ -49,6 +53,7 @@ class Function:
     returns: str | None
     raises: tuple[str, ...]
     calls: tuple[str, ...]
+    outside: tuple[str, ...]
     is_async: bool
     is_generator: bool
     recursive: bool
@@ -68,10 +73,12 @@ class Function:
 
 @dataclass
 class Module:
-    """One file: its functions by qualified name, in the order of the source."""
+    """One file: its functions by qualified name, in the order of the source; ``imports`` are local names → what they
+    stand for, dotted. A whole package is one, too: then functions are named ``module.function``."""
 
     name: str
     functions: dict[str, Function] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)
 
     def callers(self, name: str) -> list[str]:
         """Which functions of the module call ``name`` directly (itself left out)."""
@@ -113,7 +120,7 @@ def parse_module(name: str, text: str) -> Module | None:
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    module = Module(name)
+    module = Module(name, imports=_imports(tree, name))
     tops = {n.name for n in tree.body if isinstance(n, FunctionNode)}
     rebound = {n.id for s in tree.body if not isinstance(s, FunctionNode | ast.ClassDef) for n in ast.walk(s)
                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}  # fmt: skip
@@ -124,14 +131,14 @@ def parse_module(name: str, text: str) -> Module | None:
     certain = {n for n in tops if defined[n] == 1 and n not in rebound}
     for node in tree.body:
         if isinstance(node, FunctionNode) and node.name in certain:
-            module.functions[node.name] = _function(node, node.name, text, certain, "", set())
+            module.functions[node.name] = _function(node, node.name, text, _Scope(certain, set(module.imports)))
         elif isinstance(node, ast.ClassDef):
             methods = [n for n in node.body if isinstance(n, FunctionNode)]
-            names = {n.name for n in methods}
+            scope = _Scope(certain, set(module.imports), node.name, {n.name for n in methods})
             for method in methods:
                 if sum(n.name == method.name for n in methods) == 1:
                     qualified = f"{node.name}.{method.name}"
-                    module.functions[qualified] = _function(method, qualified, text, certain, node.name, names)
+                    module.functions[qualified] = _function(method, qualified, text, scope)
     for name_, f in list(module.functions.items()):
         kept = tuple(c for c in f.calls if c in module.functions)
         module.functions[name_] = replace(f, calls=kept)
@@ -147,24 +154,49 @@ def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
         yield from _own_nodes(child)
 
 
-def _function(node: FunctionNode, name: str, text: str, tops: set[str], cls: str, methods: set[str]) -> Function:
-    own = [n for statement in node.body if not isinstance(statement, FunctionNode | ast.ClassDef)
-           for n in (statement, *_own_nodes(statement))]  # fmt: skip
+@dataclass(frozen=True)
+class _Scope:
+    """What a name may mean in a function: functions of the module, imported names, methods of the class it is in."""
+
+    tops: set[str]
+    imported: set[str]
+    cls: str = ""
+    methods: set[str] = field(default_factory=set)
+
+
+def _calls(own: list[ast.AST], local: set[str], first: str, scope: _Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(calls inside the module, calls of imported names), each once, in the order of the tree."""
+    inside: dict[str, None] = {}
+    outside: dict[str, None] = {}
+    for n in own:
+        if not isinstance(n, ast.Call):
+            continue
+        written = ast.unparse(n.func)
+        head, _, rest = written.partition(".")
+        if not all(part.isidentifier() for part in written.split(".")):
+            continue
+        if head == first and first in ("self", "cls") and rest in scope.methods:
+            inside[f"{scope.cls}.{rest}"] = None
+        elif head not in local and not rest and head in scope.tops:
+            inside[head] = None
+        elif head not in local and head in scope.imported and head not in scope.tops:
+            outside[written] = None
+    return tuple(inside), tuple(outside)
+
+
+def _function(node: FunctionNode, name: str, text: str, scope: _Scope) -> Function:
+    own = [
+        n
+        for statement in node.body
+        if not isinstance(statement, FunctionNode | ast.ClassDef)
+        for n in (statement, *_own_nodes(statement))
+    ]
     local = {n.id for n in own if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     local |= {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
     local |= {n.name for n in node.body if isinstance(n, FunctionNode | ast.ClassDef)}
     local |= {a.asname or a.name for n in own if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
-    calls: dict[str, None] = {}
-    first = node.args.args[0].arg if node.args.args and cls else ""
-    for n in own:
-        if not isinstance(n, ast.Call):
-            continue
-        f = n.func
-        if isinstance(f, ast.Name) and f.id in tops and f.id not in local:
-            calls[f.id] = None
-        elif (isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and first in ("self", "cls")
-              and f.value.id == first and f.attr in methods):  # fmt: skip
-            calls[f"{cls}.{f.attr}"] = None
+    first = node.args.args[0].arg if node.args.args and scope.cls else ""
+    calls, outside = _calls(own, local, first, scope)
     return Function(
         name=name,
         source=_source(node, text),
@@ -172,7 +204,8 @@ def _function(node: FunctionNode, name: str, text: str, tops: set[str], cls: str
         parameters=_parameters(node.args),
         returns=ast.unparse(node.returns) if node.returns else None,
         raises=_raises(own),
-        calls=tuple(calls),
+        calls=calls,
+        outside=outside,
         is_async=isinstance(node, ast.AsyncFunctionDef),
         is_generator=any(isinstance(n, ast.Yield | ast.YieldFrom) for n in own),
         recursive=name in calls,
@@ -180,6 +213,40 @@ def _function(node: FunctionNode, name: str, text: str, tops: set[str], cls: str
         branches=sum(isinstance(n, ast.If | ast.IfExp) for n in own),
         returns_value=any(isinstance(n, ast.Return) and n.value is not None and not _is_none(n.value) for n in own),
     )
+
+
+def _imports(tree: ast.Module, name: str) -> dict[str, str]:
+    """Local name → dotted name, of the imports at the top level; relative ones are resolved against ``name``."""
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                if a.asname or "." not in a.name:
+                    found[a.asname or a.name] = a.name
+        elif isinstance(node, ast.ImportFrom):
+            base = name.split(".")
+            parent = base[: len(base) - node.level] if node.level else []
+            start = ".".join([*parent, *([node.module] if node.module else [])])
+            found.update({a.asname or a.name: f"{start}.{a.name}" for a in node.names if a.name != "*"})
+    return found
+
+
+def merge(name: str, modules: list[Module]) -> Module:
+    """A package as one graph: functions are named ``module.function``, calls over imports are resolved."""
+    short = {m.name: m.name.removeprefix(name + ".") for m in modules}
+    whole = Module(name)
+    known = {f"{m.name}.{f}": f"{short[m.name]}.{f}" for m in modules for f in m.functions}
+    for m in modules:
+        for f in m.functions.values():
+            calls = [f"{short[m.name]}.{c}" for c in f.calls]
+            for written in f.outside:
+                head, dot, rest = written.partition(".")
+                target = known.get(m.imports[head] + dot + rest)
+                if target is not None and target not in calls:
+                    calls.append(target)
+            label = f"{short[m.name]}.{f.name}"
+            whole.functions[label] = replace(f, name=label, calls=tuple(calls), recursive=label in calls)
+    return whole
 
 
 def _is_none(node: ast.expr) -> bool:
@@ -256,7 +323,9 @@ class Codebase:
             if not folder.exists():
                 raise AthanorError("no such file or folder", where=str(root), fix="a folder with Python files")
             paths = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
-            base = folder.parent if folder.is_file() else folder
+            # A package's own folder: its modules import one another by the package's name.
+            inside = folder.is_file() or (folder / "__init__.py").is_file()
+            base = folder.parent if inside else folder
             for path in paths:
                 parts = path.relative_to(base).parts
                 if _ordinary(parts) and path.stat().st_size <= MAX_MODULE_BYTES:
@@ -264,6 +333,12 @@ class Codebase:
         if not found:
             raise AthanorError("no Python files", where=", ".join(roots), fix="a folder with .py files")
         return cls(tuple(found))
+
+    def package(self, i: int) -> Module | None:
+        """The package that file ``i`` belongs to, merged; None for a module of its own."""
+        top, dot, _ = self.files[i][0].rpartition(".")
+        mine = tuple((name, path) for name, path in self.files if name.rpartition(".")[0] == top)
+        return _package(top, mine) if dot and len(mine) <= MAX_PACKAGE_FILES else None
 
     def module(self, i: int) -> Module | None:
         """The facts of file ``i``; None when it is not UTF-8 or does not parse."""
@@ -281,6 +356,12 @@ def _read(name: str, path: Path) -> Module | None:
         return parse_module(name, path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, OSError):
         return None
+
+
+@lru_cache(maxsize=64)
+def _package(name: str, files: tuple[tuple[str, Path], ...]) -> Module | None:
+    modules = [m for file in files if (m := _read(*file)) is not None]
+    return merge(name, modules) if len(modules) > 1 else None
 
 
 @lru_cache(maxsize=8)

@@ -65,9 +65,8 @@ def serving(answer: Callable[[str, dict[str, Any], int], Any]) -> Iterator[Stub]
 
 def completion(text: str, tokens: int = 10) -> bytes:
     """A chat completion of the wire."""
-    return json.dumps(
-        {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": {"total_tokens": tokens}}
-    ).encode()
+    choice = {"message": {"role": "assistant", "content": text}}
+    return json.dumps({"choices": [choice], "usage": {"total_tokens": tokens}}).encode()
 
 
 def slow(seconds: float, text: str) -> str:

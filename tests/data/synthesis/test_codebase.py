@@ -1,5 +1,7 @@
 """Facts of real code: against a planted package whose facts are known, and against the imported library itself."""
 
+# ruff: noqa: E501 (planted sources)
+
 import ast
 import importlib
 import inspect
@@ -158,6 +160,32 @@ def test_the_questions_are_answered_by_the_shown_source():
 
 def _shown(draft):
     return draft.question.en.split("```python\n", 1)[1].rsplit("\n```", 1)[0]
+
+
+PACKAGE = {
+    "__init__": "from .a import f\n",
+    "a": "from . import b\nfrom .b import g as h, Unknown\nimport os\n\n\ndef f(x):\n    h(x)\n    os.getcwd()\n    return b.k()\n",
+    "b": "from shop.c import late\n\n\ndef g(x):\n    return k()\n\n\ndef k():\n    def late():\n        pass\n    return late()\n",
+    "c": "import shop.a\nfrom shop import a\n\n\ndef late(a):\n    return a.f(1)\n\n\ndef early():\n    return a.f(1)\n",
+}
+
+
+def test_calls_across_a_package(tmp_path):
+    for name, text in PACKAGE.items():
+        (tmp_path / "shop").mkdir(exist_ok=True)
+        (tmp_path / "shop" / f"{name}.py").write_text(text)
+    for root in (tmp_path, tmp_path / "shop"):
+        code = Codebase.open((str(root),))
+        package = code.package(1)
+        assert {name: f.calls for name, f in package.functions.items() if f.calls} == {
+            "a.f": ("b.g", "b.k"),
+            "b.g": ("b.k",),
+            "c.early": ("a.f",),
+        }, "late's parameter hides the module a; k's own late hides the imported one"
+        assert package.path("c.early", "b.k") == ["c.early", "a.f", "b.k"]
+        assert package.callers("b.k") == ["a.f", "b.g"]
+    draft = generators()["call_path"](random.Random(1), 1, roots=[str(tmp_path)], package=True)
+    assert "the package shop" in draft.question.en and draft.answer.en in "12"
 
 
 def test_explanations_name_every_parameter_in_both_languages():

@@ -20,8 +20,11 @@ from athanor.data.synthesis.language_model import (
 )
 from athanor.data.synthesis.types import question_key
 from athanor.data.synthesis.writing import tasks_of, write_tasks
+from athanor.model.hf import save_model_dir
 from athanor.recipe.synthesis import EndpointOptions, SynthesisOptions
+from athanor.tokenizer.train import train_tokenizer
 from tests.data.synthesis.stub_endpoint import serving
+from tests.inference.small import small_decoder
 
 
 def options(url="http://localhost:1", **more):
@@ -212,3 +215,25 @@ def test_a_spent_budget_ends_the_run():
     assert isinstance(open_model(made.endpoint), Endpoint) and Request.of("a", 1, 0.0).chat() == [
         {"role": "user", "content": "a"}
     ]
+
+
+def test_a_model_directory_answers_by_request_and_seed(tmp_path):
+    """An untrained model: its texts say nothing, but each request has its own, kept in the cache."""
+    tokenizer = train_tokenizer(["the cat sat on the mat", "小明有三个苹果"] * 3, 280)
+    save_model_dir(small_decoder(vocab_size=280, max_position_embeddings=900), tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    endpoint = EndpointOptions(
+        model_dir=str(tmp_path / "model"), max_new_tokens=12, cache=str(tmp_path / "asked.jsonl")
+    )
+    model = open_model(endpoint)
+    asked = [Request.of("the cat", seed, 1.0) for seed in range(4)] + [Request.of("x" * 3_000, 0, 1.0)]
+    replies = list(model.ask(asked))
+    assert len({r.text for r in replies[:4]}) > 1 and replies[4].error == "prompt longer than the context"
+    again = open_model(endpoint)
+    one = list(again.ask([asked[2], asked[0]]))
+    assert [r.text for r in one] == [replies[2].text, replies[0].text] and again.usage.requests == 0
+    alone = open_model(endpoint.model_copy(update={"cache": None}))
+    assert next(iter(alone.ask([asked[2]]))).text == replies[2].text, "what shares the batch changes nothing"
+    coverage = Coverage()
+    made = SynthesisOptions(endpoint=endpoint, subjects=["math"])
+    assert list(tasks_of(made, 1, 0, 1, coverage)) == [] and sum(coverage.rejected.values()) > 0

@@ -16,12 +16,13 @@ _TRIES = 60
 
 
 def _pick(
-    r: random.Random, roots: Sequence[str], wanted: Callable[[Module, Function], bool]
+    r: random.Random, roots: Sequence[str], wanted: Callable[[Module, Function], bool], package: bool = False
 ) -> tuple[Module, Function] | None:
-    """A random function that is wanted, of at most ``_TRIES`` random modules."""
+    """A random function that is wanted, of at most ``_TRIES`` random modules (or whole packages)."""
     code = codebase(tuple(roots))
     for _ in range(_TRIES):
-        module = code.module(r.randrange(len(code.files)))
+        i = r.randrange(len(code.files))
+        module = code.package(i) if package else code.module(i)
         if module is None:
             continue
         fits = [f for f in module.functions.values() if 3 <= f.source.count("\n") < MAX_LINES and wanted(module, f)]
@@ -171,6 +172,11 @@ def _shortened(module: Module, needed: Sequence[str], r: random.Random, most: in
     return [name for name in module.functions if name in kept]
 
 
+def _where(module: Module, package: bool) -> Both:
+    kind = Both("包", "the package") if package else Both("模块", "the module")
+    return Both(f"{kind.zh} {module.name} ", f"{kind.en} {module.name}")
+
+
 def relations(module: Module, names: Sequence[str]) -> Both:
     """Who calls whom among ``names``, one line a caller."""
     lines = []
@@ -187,12 +193,13 @@ def _neighbourhood(module: Module, start: str) -> list[str]:
 
 
 @generator
-def callers(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft | None:
+def callers(r: random.Random, level: int, roots: Sequence[str] = (), package: bool = False) -> Draft | None:
     """Which functions call X? The sources of callers and others are shown."""
-    found = _pick(r, roots, lambda m, f: 1 <= len(m.callers(f.name)) <= 2 + level)
+    found = _pick(r, roots, lambda m, f: 1 <= len(m.callers(f.name)) <= 2 + level, package)
     if found is None:
         return None
     module, f = found
+    where = _where(module, package)
     right = module.callers(f.name)
     others = [
         g for g in module.functions.values() if g.name not in right and g.name != f.name and g.source.count("\n") < 20
@@ -203,8 +210,8 @@ def callers(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft | 
     if len(text) > 6_000:
         return None
     question = Both(
-        f"下面是模块 {module.name} 的部分函数。其中哪些直接调用 {f.name}？\n{code_block(text)}",
-        f"These are functions of the module {module.name}. Which of them call {f.name} directly?\n{code_block(text)}",
+        f"下面是{where.zh}的部分函数。其中哪些直接调用 {f.name}？\n{code_block(text)}",
+        f"These are functions of {where.en}. Which of them call {f.name} directly?\n{code_block(text)}",
     )
     steps = tuple(Both(f"{name} 中有对 {f.name} 的调用。", f"{name} has a call of {f.name}.") for name in right)
     return Draft(
@@ -218,12 +225,13 @@ def callers(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft | 
 
 
 @generator
-def call_path(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft | None:
+def call_path(r: random.Random, level: int, roots: Sequence[str] = (), package: bool = False) -> Draft | None:
     """A shortest chain of calls between two functions, from the list of who calls whom."""
-    found = _pick(r, roots, lambda m, f: len(m.reachable(f.name)) >= 1 + level)
+    found = _pick(r, roots, lambda m, f: len(m.reachable(f.name)) >= 1 + level, package)
     if found is None:
         return None
     module, f = found
+    where = _where(module, package)
     ends = [(e, p) for e in module.reachable(f.name) if (p := module.path(f.name, e)) and len(p) >= 2 + (level > 2)]
     if not ends:
         return None
@@ -234,8 +242,8 @@ def call_path(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft 
     told = relations(module, names)
     length = len(path) - 1
     question = Both(
-        f"模块 {module.name} 中的直接调用关系：\n{told.zh}。\n从 {f.name} 到 {end} 的最短调用链含多少次调用？",
-        f"Direct calls in the module {module.name}:\n{told.en}.\nHow many calls has the shortest chain from {f.name} to {end}?",
+        f"{where.zh}中的直接调用关系：\n{told.zh}。\n从 {f.name} 到 {end} 的最短调用链含多少次调用？",
+        f"Direct calls in {where.en}:\n{told.en}.\nHow many calls has the shortest chain from {f.name} to {end}?",
     )
     chain = " → ".join(path)
     step = Both(f"一条最短的调用链：{chain}", f"One shortest chain: {chain}")
@@ -244,12 +252,13 @@ def call_path(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft 
 
 
 @generator
-def call_relations(r: random.Random, level: int, roots: Sequence[str] = ()) -> Draft | None:
+def call_relations(r: random.Random, level: int, roots: Sequence[str] = (), package: bool = False) -> Draft | None:
     """Describe the call relations round a function: callers, callees, all that it reaches."""
-    found = _pick(r, roots, lambda m, f: len(f.calls) >= 1 and len(m.callers(f.name)) >= 1)
+    found = _pick(r, roots, lambda m, f: len(f.calls) >= 1 and len(m.callers(f.name)) >= 1, package)
     if found is None:
         return None
     module, f = found
+    where = _where(module, package)
     names = _neighbourhood(module, f.name)
     if len(names) > 10 + 5 * level:
         return None
@@ -262,8 +271,8 @@ def call_relations(r: random.Random, level: int, roots: Sequence[str] = ()) -> D
     )
     told = relations(module, names)
     question = Both(
-        f"模块 {module.name} 中的直接调用关系：\n{told.zh}。\n描述 {f.name} 的调用关系，并说出经由调用链能到达多少个函数（不含自己）。",
-        f"Direct calls in the module {module.name}:\n{told.en}.\nDescribe the call relations of {f.name} and say how many functions it reaches through chains of calls (itself not counted).",
+        f"{where.zh}中的直接调用关系：\n{told.zh}。\n描述 {f.name} 的调用关系，并说出经由调用链能到达多少个函数（不含自己）。",
+        f"Direct calls in {where.en}:\n{told.en}.\nDescribe the call relations of {f.name} and say how many functions it reaches through chains of calls (itself not counted).",
     )
     return Draft(
         _facts(module, f, "relations"), question, both(len(reach)), steps, "number", "explain", verified_by=_STATIC
