@@ -23,7 +23,9 @@ from typing import Any
 import zstandard
 
 from athanor.data import arithmetic
+from athanor.data.read.locate import is_url
 from athanor.data.readers import expand, lines, read_file, stamp
+from athanor.data.remote import open_remote
 from athanor.data.report import SourceCount, empty_error
 from athanor.data.shards import INDEX, ShardSet
 from athanor.data.stdlib_corpus import python_version, stdlib_documents
@@ -317,10 +319,12 @@ def open_shards(
 
     ``AthanorError`` for an unfinished or damaged one and for a tokenizer of another vocabulary.
     """
+    fingerprint = tokenizer.fingerprint if tokenizer else None
+    if is_url(out):
+        return open_remote(str(out), STAGE, fingerprint)
     out = Path(out)
     if not (out / STAGE).is_file() or not read_json(out / STAGE).get("done"):
         raise AthanorError("no finished token shards here", where=str(out), fix="tokenize the corpus first")
-    fingerprint = tokenizer.fingerprint if tokenizer else None
     found: dict[str, dict[Split, ShardSet]] = {}
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         splits: dict[Split, ShardSet] = {

@@ -13,27 +13,27 @@ into the shard's list of (domain, language); no file where all documents have th
 from __future__ import annotations
 
 import copy
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from athanor.data.shard_files import FORMAT, INDEX, check_file, checked_index, read_index
 from athanor.errors import AthanorError
 from athanor.files import digest, write_json
+
+if TYPE_CHECKING:
+    from athanor.data.remote import Folder
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 #: (domain, language) of a document
 Label = tuple[str, str]
-INDEX = "index.json"
-FORMAT = 1
-_REBUILD = "delete the directory and tokenize again"
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -290,25 +290,23 @@ def _labels(blocks: Sequence[Block]) -> tuple[list[Label], npt.NDArray[Any]]:
 class ShardSet:
     """A finished directory of shards, memory-mapped. Documents are numbered through all shards."""
 
-    def __init__(self, path: Path, index: dict[str, Any]) -> None:
-        self.path, self.index = path, index
+    def __init__(self, path: Path | str, index: dict[str, Any], folder: Folder | None = None) -> None:
+        """``folder``: where the files come from when they are behind a URL."""
+        self.path, self.index, self._folder = path, index, folder
         self.tokenizer_fingerprint: str = index["tokenizer_fingerprint"]
         self.vocab_size: int = index["vocab_size"]
         self.eos_id: int = index["eos_id"]
         self.with_mask: bool = index["with_mask"]
         self.n_docs: int = index["documents"]
         self.n_tokens: int = index["tokens"]
-        dtype = np.dtype(index["dtype"]).newbyteorder("<")
-        self._tokens: list[npt.NDArray[Any]] = []
-        self._masks: list[npt.NDArray[np.uint8]] = []
+        self._dtypes = {"tokens": np.dtype(index["dtype"]).newbyteorder("<"), "mask": np.dtype(np.uint8)}
+        self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}  # tokens and masks, mapped when they are first read
         lens, starts, shard_of, label_of = [], [], [], []
         columns: dict[str, list[Float32s]] = {name: [] for name in MEASURES}
         labels: dict[Label, int] = {}
+        self.index_shards: list[dict[str, Any]] = index["shards"]
         for number, shard in enumerate(index["shards"]):
             docs = self._map(shard, "docs", np.dtype("<i8"))
-            self._tokens.append(self._map(shard, "tokens", dtype))
-            if self.with_mask:
-                self._masks.append(self._map(shard, "mask", np.dtype(np.uint8)))
             lens.append(np.diff(docs))
             starts.append(docs[:-1])
             shard_of.append(np.full(len(docs) - 1, number, dtype=np.int32))
@@ -338,18 +336,39 @@ class ShardSet:
     @classmethod
     def open(cls, path: str | Path, verify: bool = True, tokenizer_fingerprint: str | None = None) -> ShardSet:
         """Map a directory. Sizes are always compared with the index; ``verify`` also reads all and compares checksums.
+        Of a URL each file is fetched when it is first needed, and always compared (``athanor.data.remote``).
 
         ``AthanorError`` names the file that is missing, truncated or corrupted, or the tokenizer that is another one.
         """
-        path = Path(path)
-        index = _read_index(path)
-        for shard in index["shards"]:
-            for kind, expected in shard["files"].items():
-                _check_file(path / f"{shard['name']}.{kind}", expected, verify)
-        shards = cls(path, index)
+        if "://" in str(path):
+            shards = cls._open_url(str(path))
+        else:
+            index = read_index(Path(path))
+            for shard in index["shards"]:
+                for kind, expected in shard["files"].items():
+                    check_file(Path(path) / f"{shard['name']}.{kind}", expected, verify)
+            shards = cls(Path(path), index)
         if tokenizer_fingerprint is not None:
             shards.require_tokenizer(tokenizer_fingerprint)
         return shards
+
+    @classmethod
+    def _open_url(cls, url: str) -> ShardSet:
+        from athanor.data.remote import Folder
+
+        folder = Folder(url)
+        try:
+            text = folder.read(INDEX).decode("utf-8", "replace")
+        except FileNotFoundError:
+            raise AthanorError("no shards here", where=url, fix="copy a finished directory of shards there") from None
+        return cls(url, checked_index(text, f"{url}/{INDEX}"), folder)
+
+    def _column(self, kind: str, shard: int) -> npt.NDArray[Any]:
+        """Tokens or mask of a shard."""
+        found = self._maps.get((kind, shard))
+        if found is None:
+            found = self._maps[kind, shard] = self._map(self.index_shards[shard], kind, self._dtypes[kind])
+        return found
 
     def subset(self, docs: Int64s) -> ShardSet:
         """The documents ``docs`` alone, in that order, over the same memory."""
@@ -364,11 +383,14 @@ class ShardSet:
 
     def block(self) -> Block:
         """All documents in columns; of one shard they are its memory map, of several a copy."""
-        tokens = self._tokens[0] if len(self._tokens) == 1 else np.concatenate([*self._tokens])
-        mask = None
-        if self.with_mask:
-            mask = self._masks[0] if len(self._masks) == 1 else np.concatenate([*self._masks])
-        return Block(tokens, self.doc_lens, mask, self.measures, self.labels, self.label_of.astype(np.int64))
+        n_shards = len(self.index_shards)
+
+        def whole(kind: str) -> npt.NDArray[Any]:
+            parts = [self._column(kind, shard) for shard in range(n_shards)]
+            return parts[0] if n_shards == 1 else np.concatenate(parts)
+
+        mask = whole("mask") if self.with_mask else None
+        return Block(whole("tokens"), self.doc_lens, mask, self.measures, self.labels, self.label_of.astype(np.int64))
 
     def require_tokenizer(self, fingerprint: str) -> None:
         """``AthanorError`` unless the shards were made with the tokenizer of this fingerprint."""
@@ -383,14 +405,14 @@ class ShardSet:
     def doc(self, number: int) -> npt.NDArray[Any]:
         """Token ids of one document, its end token included."""
         start = int(self._starts[number])
-        return self._tokens[int(self._shard_of[number])][start : start + int(self.doc_lens[number])]
+        return self._column("tokens", int(self._shard_of[number]))[start : start + int(self.doc_lens[number])]
 
     def doc_mask(self, number: int) -> npt.NDArray[np.uint8] | None:
         """1 where a token of the document is learned; None where the shards have no mask."""
         if not self.with_mask:
             return None
         start = int(self._starts[number])
-        return self._masks[int(self._shard_of[number])][start : start + int(self.doc_lens[number])]
+        return self._column("mask", int(self._shard_of[number]))[start : start + int(self.doc_lens[number])]
 
     def gather(self, docs: Int64s, starts: Int64s, lens: Int64s) -> tuple[Int64s, Int64s, npt.NDArray[np.bool_]]:
         """Pieces docs[i][starts[i] : starts[i]+lens[i]], end to end: (inputs, the token after each, is it learned).
@@ -404,20 +426,23 @@ class ShardSet:
         ends = np.cumsum(lens)
         shard_of = self._shard_of[docs]
         first = self._starts[docs] + starts
-        for shard in np.unique(shard_of):
+        for shard in np.unique(shard_of).tolist():
             ours = shard_of == shard
+            tokens = self._column("tokens", shard)
             to = ranges(ends[ours] - lens[ours], lens[ours])
             source = ranges(first[ours], lens[ours])
-            inputs[to] = self._tokens[shard].take(source)
+            inputs[to] = tokens.take(source)
             source += 1
-            targets[to] = self._tokens[shard].take(source)
+            targets[to] = tokens.take(source)
             if self.with_mask:
-                learned[to] = self._masks[shard].take(source) != 0
+                learned[to] = self._column("mask", shard).take(source) != 0
         return inputs, targets, learned
 
     def _map(self, shard: dict[str, Any], kind: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        name = f"{shard['name']}.{kind}"
+        file = Path(self.path) / name if self._folder is None else self._folder.fetch(name, shard["files"][kind])
         # A plain view: slicing a np.memmap object costs ten times as much.
-        return np.asarray(np.memmap(self.path / f"{shard['name']}.{kind}", dtype=dtype, mode="r"))
+        return np.asarray(np.memmap(file, dtype=dtype, mode="r"))
 
 
 def ranges(starts: Int64s, lens: Int64s) -> Int64s:
@@ -425,44 +450,3 @@ def ranges(starts: Int64s, lens: Int64s) -> Int64s:
     total = int(lens.sum())
     shift = starts - (np.cumsum(lens) - lens)
     return np.repeat(shift, lens) + np.arange(total, dtype=np.int64)
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    file = path / INDEX
-    if not file.is_file():
-        what = "the shards here are unfinished (no index)" if path.is_dir() else "no shards here"
-        raise AthanorError(what, where=str(path), fix="tokenize the corpus first")
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise AthanorError(
-                f"shard format {index['format']}, this version reads {FORMAT}", where=str(file), fix=_REBUILD
-            )
-        if index.pop("checksum") != digest(index):
-            raise ValueError("its checksum differs")
-    except (ValueError, KeyError, TypeError) as error:
-        raise AthanorError(f"corrupted index: {error}", where=str(file), fix=_REBUILD) from None
-    return index
-
-
-def _check_file(file: Path, expected: dict[str, int], verify: bool) -> None:
-    if not file.is_file():
-        raise AthanorError("shard file is missing", where=str(file), fix=_REBUILD)
-    size = file.stat().st_size
-    if size != expected["bytes"]:
-        kind = "truncated" if size < expected["bytes"] else "too long"
-        raise AthanorError(
-            f"shard file is {kind}: {size} bytes, the index says {expected['bytes']}", where=str(file), fix=_REBUILD
-        )
-    if verify and _crc32(file) != expected["crc32"]:
-        raise AthanorError(
-            "shard file is corrupted: its checksum differs from the index", where=str(file), fix=_REBUILD
-        )
-
-
-def _crc32(file: Path, block_bytes: int = 1 << 22) -> int:
-    value = 0
-    with open(file, "rb") as handle:
-        while block := handle.read(block_bytes):
-            value = zlib.crc32(block, value)
-    return value
