@@ -70,17 +70,19 @@ def pretrain(
     *,
     out: OutOpt,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="What `data build` wrote; default: build it in OUT.")
+        str | None,
+        typer.Option("--data", metavar="DIR", help="What `data build` wrote (or its URL); default: build it in OUT."),
     ] = None,
     begin_with: Annotated[
         Path | None, typer.Option("--from", metavar="DIR", help="Go on from this model directory's weights.")
     ] = None,
 ) -> None:
     """Pre-train through every stage of the recipe. Ctrl-C saves; the same command goes on."""
+    from athanor.data.remote import data_parts
     from athanor.train.stage import run_pretrain
 
     loaded = load_recipe(recipe, overrides)
-    made = {} if data is None else {"tokenizer_dir": data / "tokenizer", "data_dir": data / "tokens"}
+    made = {} if data is None else data_parts(data)
     _done(run_pretrain(loaded, out, init_from=begin_with, **made))
 
 
