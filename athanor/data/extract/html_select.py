@@ -47,6 +47,7 @@ _DIGITS = re.compile(r"\d+")
 #: A block of prose: about a sentence (units: see ``weight``).
 _SENTENCE = 80
 _SHORT_LINK = 20
+_SHORT_MAIN = 5 * _SENTENCE
 _LINKED = 0.75
 
 
@@ -118,7 +119,22 @@ def select(root: Any, blocks: list[Block]) -> list[bool]:
         changed = rule(page, chosen)
         if any(changed):
             chosen = changed
-    return chosen
+    return _short_main(page, aside, chosen)
+
+
+def _short_main(page: Page, aside: list[bool], chosen: list[bool]) -> list[bool]:
+    """The page's one ``<main>`` as a whole where it is short: of few sentences a library keeps one or none."""
+    mains = list(page.root.iter("main")) or page.root.xpath(".//*[@role='main']") or list(page.root.iter("article"))
+    if len(mains) != 1:
+        return chosen
+    inside = [
+        not beside and mains[0] in page.path(block) and not any(page.is_widget(node) for node in page.path(block))
+        for block, beside in zip(page.blocks, aside, strict=True)
+    ]
+    total = page.size(inside)
+    links = sum(block.n_link_chars for block, within in zip(page.blocks, inside, strict=True) if within)
+    is_short = 0 < total <= _SHORT_MAIN and links <= 0.3 * total and page.size(chosen) < 0.7 * total
+    return inside if is_short else chosen
 
 
 def _is_plain(page: Page, aside: list[bool]) -> bool:
