@@ -15,9 +15,10 @@ from athanor.data.mixing import Mixture, SwitchedMixture
 from athanor.data.mixtures import PRESETS, preset_domain, read_mixture, resolve, write_mixture
 from athanor.data.shards import ShardSet, ShardWriter
 from athanor.errors import AthanorError
-from athanor.recipe.loading import load_text
+from athanor.recipe.loading import load, load_text
 from athanor.recipe.mixing import MixtureFrom
-from athanor.recipe.schema import SourceRecipe
+from athanor.recipe.schema import SourceRecipe, StageRecipe
+from athanor.train.stage import _stage_recipes
 
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
 
@@ -192,3 +193,19 @@ def test_recipe_keys_of_a_stage() -> None:
     ):
         with pytest.raises(AthanorError, match=why):
             load_text(STAGE.format(keys))
+
+
+def test_the_three_stages_scale_to_any_number_of_tokens(tmp_path: Path) -> None:
+    folder = Path("recipes/mixtures").resolve()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"base: {folder}/pangu-three-stage.yaml\ntrain: {{tokens: 1.32e6}}\n")
+    train = load(mine).train
+    stages = _stage_recipes(train)
+    assert [stage.tokens for stage in stages] == [pytest.approx(n, abs=2) for n in (740_000, 460_000, 80_000, 40_000)]
+    phases = [stage.mixture.preset for stage in stages]
+    assert phases == [f"pangu-ultra/{phase}" for phase in ("general", "general", "reasoning", "annealing")]
+    with pytest.raises(AthanorError, match="a share of train.tokens"):
+        _stage_recipes(train.model_copy(update={"tokens": None}))
+    plain = train.model_copy(update={"stages": [StageRecipe(name="x", steps=3)]})
+    with pytest.raises(AthanorError, match="tokens is given beside stages"):
+        _stage_recipes(plain)
