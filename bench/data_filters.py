@@ -142,7 +142,7 @@ def work(step: Step, docs: Docs) -> list[str | None]:
 
 def megabytes_per_s(steps: Iterable[Step], docs: Docs, rounds: int) -> dict[str, float]:
     """MB/s of each step by itself on these documents, and of all of them one after the other (``whole chain``)."""
-    size = docs.n_bytes.sum() / 1e6
+    size = float(docs.n_bytes.sum()) / 1e6
     named = {step.name: step for step in steps}
     for step in named.values():
         step.prepare()
@@ -191,7 +191,7 @@ def gopher(texts: list[str], rounds: int) -> dict[str, Any]:
     """Both Gopher filters on English documents: MB/s of each contender, agreement of decisions with equal words."""
     docs = Docs.of(texts, language="en")
     steps = [Gopher(clean.GopherOptions()), Repetition(clean.RepetitionOptions())]
-    size = docs.n_bytes.sum() / 1e6
+    size = float(docs.n_bytes.sum()) / 1e6
     calls: dict[str, Callable[[], Any]] = {"athanor": lambda: [work(step, docs) for step in steps]}
     peer = _datatrove()
     if peer is None:
@@ -240,7 +240,7 @@ def language(texts: list[str], expected: str | None, rounds: int) -> dict[str, A
     docs, model = Docs.of(texts), LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     step = Language(clean.LanguageOptions())
     step.prepare()
-    size = docs.n_bytes.sum() / 1e6
+    size = float(docs.n_bytes.sum()) / 1e6
     taken = cpu_seconds(
         {"athanor": lambda: work(step, docs), "py3langid": lambda: [model.classify(text) for text in texts]}, rounds
     )
@@ -260,7 +260,7 @@ def repair(texts: list[str], rounds: int) -> dict[str, Any]:
     import ftfy
 
     docs, step = Docs.of(texts), Normalise(clean.NormaliseOptions())
-    size = docs.n_bytes.sum() / 1e6
+    size = float(docs.n_bytes.sum()) / 1e6
     calls: dict[str, Callable[[], Any]] = {
         "athanor": lambda: work(step, docs),
         "ftfy.fix_encoding": lambda: [ftfy.fix_encoding(text) for text in texts],

@@ -105,30 +105,28 @@ class C4(Step):
         options, rules = self.options, Rules(columns)
         rules.above("lorem_ipsum", 0 if options.lorem_ipsum else None, "lorem ipsum", "times")
         rules.above("curly_brackets", 0 if options.curly_bracket else None, "curly brackets")
-        kept, sentences = self._kept(columns)
+        keep, offsets, sentences = self._kept(columns)
         if options.min_sentences is not None:
             few = sentences < options.min_sentences
             rules.flagged(few, lambda i: f"too few sentences: {sentences[i]:.0f}")
         reasons = rules.reasons(len(docs))
+        starts, stops = offsets[:-1].tolist(), offsets[1:].tolist()
         texts = [
-            None if reason is not None or keep is None else self._edited(text, keep)
-            for text, keep, reason in zip(docs.texts, kept, reasons, strict=True)
+            self._edited(text, keep[start:stop]) if reason is None and stop > start else None
+            for text, start, stop, reason in zip(docs.texts, starts, stops, reasons, strict=True)
         ]
         return Verdict(reasons, texts=texts)
 
-    def _kept(self, columns: Columns) -> tuple[list[npt.NDArray[np.bool_] | None], npt.NDArray[np.float64]]:
-        """(which lines stay, sentences in them) of each document; None and NaN where it was not measured."""
+    def _kept(self, columns: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """(which lines stay, where each document's begin among them, sentences in them: NaN if not measured)."""
         bits, sentences = pa.array(columns["lines"]), pa.array(columns["sentences"])
-        kept: list[npt.NDArray[np.bool_] | None] = []
-        left = np.full(len(bits), np.nan)
-        for i, row in enumerate(bits):
-            if not row.is_valid:
-                kept.append(None)
-                continue
-            keep = self._keeps(row.values.to_numpy())
-            kept.append(keep)
-            left[i] = sentences[i].values.to_numpy()[keep].sum()
-        return kept, left
+        keep = self._keeps(bits.flatten().to_numpy())
+        lengths = pc.list_value_length(bits).fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        total = np.concatenate([[0], np.cumsum(sentences.flatten().to_numpy() * keep, dtype=np.int64)])
+        left = (total[offsets[1:]] - total[offsets[:-1]]).astype(np.float64)
+        left[bits.is_null().to_numpy(zero_copy_only=False)] = np.nan
+        return keep, offsets, left
 
     def _keeps(self, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         options = self.options

@@ -47,8 +47,7 @@ class Irrelevant(Step):
         return [
             1,
             list(self.options.skip_domains),
-            phrases.MENU_LINE,
-            phrases.NOTICE_LINE,
+            list(phrases.LINES),
             phrases.PAGES,
             phrases.ADVERTS,
         ]
@@ -109,7 +108,7 @@ def _boilerplate(lines: Lines, length: npt.NDArray[np.int64]) -> npt.NDArray[np.
     brief = (length > 0) & (length <= phrases.MAX_LINE_CHARS)
     some = Lines(lines.docs.take(brief), np.array([0, int(brief.sum())], dtype=np.int64))
     found = np.zeros(len(length), dtype=bool)
-    found[brief] = some.matching(f"(?:{phrases.MENU_LINE})|{phrases.NOTICE_LINE}", ignore_case=True)
+    found[brief] = np.any([some.matching(pattern, ignore_case=True) for pattern in phrases.LINES], axis=0)
     return found
 
 

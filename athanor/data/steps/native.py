@@ -32,7 +32,7 @@ class TextCounts:
 
     def char_counts(self, text: _Text, n_fields: int) -> npt.NDArray[np.int64]:
         """Characters, then those of each class."""
-        return self._call("athanor_char_counts", text, n_fields)
+        return self._call("athanor_char_counts", text, n_fields, len(char_table().bits))
 
     def word_counts(self, text: _Text, n_fields: int, stop_words: Sequence[str]) -> npt.NDArray[np.int64]:
         """``words.WORD_FIELDS``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -106,4 +105,6 @@ def _path(meta: str | None) -> str:
 
 def suffix(path: str) -> str:
     """The last suffix of a path, lower case, without its dot."""
-    return PurePosixPath(path).suffix.lower().lstrip(".")
+    name = path.rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[dot + 1 :].lower() if dot > 0 else ""

@@ -1,6 +1,5 @@
-// Counts that the rules of web text need, over UTF-8 in one buffer: characters by class, words, lines, repetition.
-// All results are integers, so that athanor/data/steps/plain.py gives the same ones. Text need not be valid UTF-8:
-// a byte that begins no whole sequence counts as one character of kind U+FFFD.
+// Counts of characters by class, words, lines and repetition over UTF-8 in one buffer: integers, the same as those of
+// athanor/data/steps/plain.py. Text need not be valid: a byte that begins no whole sequence counts as one U+FFFD.
 
 #include <algorithm>
 #include <cstdint>
@@ -99,7 +98,7 @@ inline uint64_t hash_bytes(Span s) {
     return mix(h ^ tail);
 }
 
-// Counts by key. Emptied by raising the generation: a document costs what it holds, not what the last one did.
+// Counts by key, emptied by raising the generation: a document costs what it holds, not what the last one did.
 class Counter {
   public:
     struct Slot {
@@ -223,7 +222,7 @@ struct Units {
         chars.assign(1, 0);
         prefix.assign(1, 0);
         text_chars = 0;
-        const uint8_t* word = nullptr;
+        const uint8_t* word = nullptr;  // its first byte
         int64_t length = 0;
         for (const uint8_t* p = s.begin; p < s.end && size() < most; text_chars++) {
             const uint8_t* at = p;
@@ -431,14 +430,15 @@ extern "C" {
 
 // out [n_docs, 1 + N_CLASSES]: characters, then those of each class.
 void athanor_char_counts(const uint8_t* data, const int64_t* offsets, int64_t n_docs, const uint8_t* kinds,
-                         const uint32_t* bits, int64_t* out) {
+                         const uint32_t* bits, int64_t n_kinds, int64_t* out) {
     Text text{data, offsets, n_docs, kinds, bits};
     for (int64_t i = 0; i < n_docs; i++, out += 1 + N_CLASSES) {
-        int64_t histogram[256] = {};
+        int64_t histogram[256];  // only as many as there are: lines are counted by this too
+        std::fill_n(histogram, n_kinds, 0);
         Span s = document(text, i);
         for (const uint8_t* p = s.begin; p < s.end;) histogram[kinds[next(p, s.end)]]++;
         std::fill(out, out + 1 + N_CLASSES, 0);
-        for (int kind = 0; kind < 256; kind++) {
+        for (int64_t kind = 0; kind < n_kinds; kind++) {
             if (!histogram[kind]) continue;
             out[0] += histogram[kind];
             for (int c = 0; c < N_CLASSES; c++)
