@@ -80,12 +80,14 @@ def _guarded(read: Callable[[], Extracted]) -> Extracted | Unreadable:
         return read()
     except Unreadable as error:
         return error
-    except (AthanorError, OSError, MemoryError):
+    except (AthanorError, OSError):
         raise
     except ImportError as error:
         raise AthanorError(f"a library is missing: {error}", fix="pip install what it names") from None
     except RecursionError:
         return Unreadable("broken: nested too deep")
+    except MemoryError:
+        return Unreadable("broken: needs more memory than there is")
     except Exception as error:
         return Unreadable(f"broken: {type(error).__name__}: {str(error)[:200]}")
     except BaseException as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from athanor.data.extract.charts import chart_table
 from athanor.data.extract.docx_styles import Label, Numbering, Styles
-from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val
+from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val, whole
 from athanor.data.extract.ooxml import Package
 from athanor.data.extract.scripts import join_inline, raised
 from athanor.data.extract.tables import Cell, render_table
@@ -241,12 +241,12 @@ class _Reader:
         for tr in _descend(table, "tr"):
             properties = child(tr, "trPr")
             header = is_on(child(properties, "tblHeader"))
-            column = int(val(child(properties, "gridBefore")) or 0)
+            column = whole(val(child(properties, "gridBefore")), 0)
             row: list[_Place] = []
             if column:
                 row.append((0, None, column, False, None))
             for tc in _descend(tr, "tc"):
-                span = int(val(child(tc, "tcPr", "gridSpan")) or 1)
+                span = whole(val(child(tc, "tcPr", "gridSpan")), 1, 1)
                 merge = child(tc, "tcPr", "vMerge")
                 row.append((column, tc, span, header, None if merge is None else val(merge, default="continue")))
                 column += span

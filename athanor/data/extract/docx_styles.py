@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from athanor.data.extract.omml import child, local, val
+from athanor.data.extract.omml import child, local, val, whole
 
 _CODE_STYLES = frozenset(
     [
@@ -85,7 +85,7 @@ class Styles:
                 continue
             number = number if number is not None else val(child(found, "numId"))
             level = level if level is not None else val(child(found, "ilvl"))
-        return number or "0", int(level) if level and level.isdigit() else 0
+        return number or "0", whole(level, 0, 0, 8)
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Numbering:
                 number = val(item, "numId") or ""
                 self._lists[number] = abstract.get(val(child(item, "abstractNumId")) or "", _List())
                 starts = {
-                    int(val(over, "ilvl") or 0): int(val(child(over, "startOverride")) or 1)
+                    whole(val(over, "ilvl"), 0, 0, 8): whole(val(child(over, "startOverride")), 1, 0, 10**6)
                     for over in _named(item, "lvlOverride")
                     if child(over, "startOverride") is not None
                 }
@@ -152,14 +152,14 @@ def _level(element: Any) -> tuple[int, _Level]:
     start = val(child(element, "start")) or "1"
     kind = val(child(element, "numFmt"), default="decimal") or "decimal"
     text = val(child(element, "lvlText"), default="") or ""
-    return int(val(element, "ilvl") or 0), _Level(kind, text, int(start) if start.isdigit() else 1)
+    return whole(val(element, "ilvl"), 0, 0, 8), _Level(kind, text, whole(start, 1, 0, 10**6))
 
 
 def _number(value: int, kind: str) -> str:
     if kind in ("lowerLetter", "upperLetter"):
-        letter = chr(ord("a") + (value - 1) % 26) * ((value - 1) // 26 + 1)
+        letter = chr(ord("a") + (value - 1) % 26) * min((value - 1) // 26 + 1, 9)
         return letter if kind == "lowerLetter" else letter.upper()
-    if kind in ("lowerRoman", "upperRoman"):
+    if kind in ("lowerRoman", "upperRoman") and value < 4_000:
         roman = _roman(value)
         return roman.lower() if kind == "lowerRoman" else roman
     if kind.startswith(("chinese", "ideograph", "taiwanese", "japaneseCounting")) and 0 < value < 100:

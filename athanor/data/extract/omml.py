@@ -66,6 +66,14 @@ def val(element: Any, name: str = "val", default: str | None = None) -> str | No
     return default
 
 
+def whole(value: str | None, default: int, low: int = 0, high: int = 1_000) -> int:
+    """A whole number of an attribute within bounds; ``default`` where it is none. Damaged files hold anything."""
+    try:
+        return min(max(int(value or ""), low), high)
+    except ValueError:
+        return default
+
+
 def is_on(element: Any) -> bool:
     """Whether an on/off property is there and not switched off."""
     return element is not None and val(element, default="1") not in ("0", "off", "false")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.data.extract.charts import chart_table
-from athanor.data.extract.omml import child, local, omml_to_latex, val
+from athanor.data.extract.omml import child, local, omml_to_latex, val, whole
 from athanor.data.extract.ooxml import Package
 from athanor.data.extract.scripts import join_inline
 from athanor.data.extract.tables import Cell, render_table
@@ -55,7 +55,7 @@ class _Reader:
         self.root = package.xml(self.part)
         if self.root is None:
             raise Unreadable("broken pptx: no presentation part")
-        self.height = float(val(child(self.root, "sldSz"), "cy") or 6_858_000)
+        self.height = _length(val(child(self.root, "sldSz"), "cy")) or 6_858_000.0
         self.n_slides = self.n_tables = self.n_formulas = 0
         self._layouts: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
 
@@ -93,7 +93,7 @@ class _Reader:
                 if local(shape) == "sp" and (holder := _placeholder(shape)) is not None:
                     offset = child(shape, "spPr", "xfrm", "off")
                     if offset is not None:
-                        place = float(val(offset, "x") or 0), float(val(offset, "y") or 0)
+                        place = _length(val(offset, "x")), _length(val(offset, "y"))
                         found[holder] = place
                         found.setdefault(("", holder[1]), place)
             self._layouts[layout] = found
@@ -119,7 +119,7 @@ class _Reader:
                 continue
             offset = child(element, "spPr", "xfrm", "off") if kind == "sp" else child(element, "xfrm", "off")
             if offset is not None:
-                x, y = float(val(offset, "x") or 0), float(val(offset, "y") or 0)
+                x, y = _length(val(offset, "x")), _length(val(offset, "y"))
             elif holder is not None:
                 x, y = inherited.get(holder) or inherited.get(("", holder[1])) or (0.0, last)
             else:
@@ -179,13 +179,13 @@ class _Reader:
             if not text:
                 continue
             properties = child(paragraph, "pPr")
-            level = min(int(val(properties, "lvl") or 0), 8)
+            level = whole(val(properties, "lvl"), 0, 0, 8)
             numbered = child(properties, "buAutoNum")
             plain = child(properties, "buNone") is not None
             marked = child(properties, "buChar") is not None or placeholder in ("", "body", "obj")
             counts = {key: value for key, value in counts.items() if key <= level}
             if numbered is not None:
-                counts[level] = counts.get(level, int(val(numbered, "startAt") or 1) - 1) + 1
+                counts[level] = counts.get(level, whole(val(numbered, "startAt"), 1, 0, 10**6) - 1) + 1
                 lines.append(("item", f"{'    ' * level}{counts[level]}. {text}"))
             elif marked and not plain:
                 lines.append(("item", f"{'    ' * level}- {text}"))
@@ -227,9 +227,14 @@ class _Reader:
                 if local(tc) != "tc" or is_on_value(val(tc, "hMerge")) or is_on_value(val(tc, "vMerge")):
                     continue
                 text = self._text(child(tc, "txBody"), None).replace("\n\n", "\n").replace("$$", "$")
-                row.append(Cell(text, int(val(tc, "gridSpan") or 1), int(val(tc, "rowSpan") or 1)))
+                row.append(Cell(text, whole(val(tc, "gridSpan"), 1, 1), whole(val(tc, "rowSpan"), 1, 1)))
             rows.append(row)
         return render_table(rows) if any(cell.text for row in rows for cell in row) else ""
+
+
+def _length(value: str | None) -> float:
+    """A length in EMU (914,400 an inch), 0 where it is none."""
+    return float(whole(value, 0, -(10**9), 10**9))
 
 
 def is_on_value(value: str | None) -> bool:
@@ -252,7 +257,7 @@ def _frame(group: Any, outer: tuple[float, float, float, float]) -> tuple[float,
     if xfrm is None:
         return outer
     read = {
-        name: (float(val(child(xfrm, name), a) or 0), float(val(child(xfrm, name), b) or 0))
+        name: (_length(val(child(xfrm, name), a)), _length(val(child(xfrm, name), b)))
         for name, a, b in (("off", "x", "y"), ("ext", "cx", "cy"), ("chOff", "x", "y"), ("chExt", "cx", "cy"))
     }
     scale = [read["ext"][i] / read["chExt"][i] if read["chExt"][i] else 1.0 for i in (0, 1)]
