@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from athanor.data.steps.base import Columns, Docs, Step, Verdict
+from athanor.data.steps.prose import prose
 from athanor.data.steps.rules import Mask, Rules, on_subset, outside, share
 from athanor.data.steps.words import char_counts, line_counts
 from athanor.recipe.steps.clean import ChineseOptions
@@ -23,7 +24,6 @@ from athanor.recipe.steps.clean import ChineseOptions
 _CLAUSE_END = r"[。！？；，、：…!?;,.\n]+"
 #: Ends of lines that end a sentence or introduce what follows; closing quotes and marks of emphasis may come behind.
 _LINE_END = r"[。！？!?.…；;：:][”’」』）)》\"'*]*[ \t]*(?:\n|\z)"
-_NOT_PROSE = r"(?s)```.*?(?:```|\z)|(?-s)`[^`\n]*`|<[^<>\n]*>|https?://[!-~]+|\]\([^()\n]*\)"
 #: Unknown language counts as Chinese from this share of Han in letters, if kana are next to none.
 _MIN_HAN, _MAX_KANA = 0.3, 0.05
 
@@ -57,7 +57,7 @@ class Chinese(Step):
         return on_subset(docs, chosen, self._measure, self.fields)
 
     def _measure(self, docs: Docs) -> Columns:
-        docs = _prose(docs)
+        docs = prose(docs)  # what of a technical document is Chinese is judged by its prose
         counts, lines = char_counts(docs), line_counts(docs, self.options.short_line_chars)
         chars = counts["chars"] - counts["space"]
         clauses, ended = (
@@ -93,13 +93,6 @@ class Chinese(Step):
         rules.above("digits", options.max_digits, "too many digits", "of characters")
         rules.above("mean_clause_chars", options.max_mean_clause_chars, "clauses too long", "characters on average")
         return Verdict(rules.reasons(len(docs)))
-
-
-def _prose(docs: Docs) -> Docs:
-    """The texts without fenced and inline code, HTML tags and addresses: what of a technical document is Chinese is
-    judged by its prose."""
-    text = pc.replace_substring_regex(docs.table.column("text"), _NOT_PROSE, "")
-    return Docs(pa.RecordBatch.from_arrays([text], names=["text"]))
 
 
 def is_chinese(docs: Docs) -> Mask:

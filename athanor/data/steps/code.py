@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from athanor.data.steps.base import Columns, Docs, Step, Verdict
 from athanor.data.steps.licences import licence_of
+from athanor.data.steps.prose import unfenced, unfenced_text
 from athanor.data.steps.rules import Mask, Rules, on_subset, outside, paths, share, suffix
 from athanor.data.steps.words import char_counts, line_counts, word_counts
 from athanor.recipe.steps.clean import CodeOptions
@@ -74,15 +75,26 @@ def is_code(docs: Docs, domains: Collection[str]) -> Mask:
 
 
 def looks_like_code(text: str) -> bool:
-    """Whether enough lines of a text read as code."""
+    """Whether enough lines of a text read as code; fenced code in Markdown does not make the text code."""
+    text = unfenced_text(text)
     found = sum(1 for _ in _CODE_LINE_RE.finditer(text))
     return found >= _MIN_CODE_LINES and found >= _CODE_SHARE * sum(1 for line in text.split("\n") if line.strip())
 
 
 def look_like_code(docs: Docs) -> Mask:
     """``looks_like_code`` of a batch."""
+    found = _code_lines(docs)
+    fenced = pc.match_substring(docs.table.column("text"), "```").to_numpy(zero_copy_only=False)
+    again = found & fenced
+    if again.any():
+        found[again] = _code_lines(unfenced(docs.take(again)))
+    return found
+
+
+def _code_lines(docs: Docs) -> Mask:
     found = pc.count_substring_regex(docs.table.column("text"), _CODE_LINE).to_numpy(zero_copy_only=False)
-    return (found >= _MIN_CODE_LINES) & (found >= _CODE_SHARE * line_counts(docs)["filled_lines"])
+    enough = (found >= _MIN_CODE_LINES) & (found >= _CODE_SHARE * line_counts(docs)["filled_lines"])
+    return np.asarray(enough, dtype=bool)
 
 
 class Code(Step):

@@ -17,12 +17,15 @@ import pyarrow as pa
 
 from athanor.data.steps.base import Columns, Docs, Step, Verdict
 from athanor.data.steps.code import is_code, look_like_code
+from athanor.data.steps.prose import prose
 from athanor.data.steps.rules import Rules, on_subset, share
 from athanor.data.steps.words import char_counts
 from athanor.recipe.steps.clean import LanguageOptions
 
 #: A Han character is about a word of two thirds; a Latin word has about five letters: what mixed text is weighed by.
 _LETTERS_PER_HAN = 3
+#: From this share of Han, kana and Hangul in letters, text whose letters are mostly Latin is judged by its prose alone.
+_MIXED = 0.02
 #: Share of kana in Han and kana from which text is Japanese: Japanese prose has over a half, Chinese quoting it little.
 _JAPANESE_KANA = 0.08
 #: Function words that hardly any other language has, and their share in English prose.
@@ -90,8 +93,12 @@ class Language(Step):
     def _measure(self, docs: Docs) -> Columns:
         counts = char_counts(docs)
         letters = counts["letter"]
+        weight = letters + (_LETTERS_PER_HAN - 1) * (counts["han"] + counts["kana"] + counts["hangul"])
         languages, confidence = _by_script(counts)
-        few = letters < self.options.min_letters
+        mixed = (languages == "") & (counts["han"] + counts["kana"] + counts["hangul"] > _MIXED * letters)
+        if mixed.any():  # code and addresses are Latin in every language
+            languages[mixed], confidence[mixed] = _by_script(char_counts(prose(docs.take(mixed))))
+        few = weight < self.options.min_letters
         languages[few], confidence[few] = "und", 0.0
         data, offsets = docs.utf8
         for i in np.flatnonzero(languages == "").tolist():

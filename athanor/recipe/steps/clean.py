@@ -51,7 +51,7 @@ class LanguageOptions(Strict):
     min_confidence: Share = 0.5
     #: drop simplified ("hans") or traditional ("hant") Chinese by keeping only this
     chinese: Literal["hans", "hant"] | None = None
-    #: letters that a document needs to be judged
+    #: letters that a document needs to be judged; a Han character, kana or Hangul syllable counts as three
     min_letters: Count = 10
     #: bytes that the model reads of a document
     sample_bytes: Annotated[int, Field(ge=64)] = 600

@@ -156,7 +156,16 @@ More text here.
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [(PYTHON, True), (C_CODE, True), (PROSE, False), (LATEX, False), (MARKDOWN, False), ("", False), ("x = 1;", False)],
+    [
+        (PYTHON, True),
+        (C_CODE, True),
+        (PROSE, False),
+        (LATEX, False),
+        (f"```\n{PYTHON}```\nlists the folder.\n", False),
+        (MARKDOWN, False),
+        ("", False),
+        ("x = 1;", False),
+    ],
 )
 def test_what_looks_like_code(text: str, code: bool):
     assert looks_like_code(text) is code

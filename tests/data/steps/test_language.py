@@ -44,6 +44,15 @@ def test_mixed_text_is_weighed_by_words():
     assert languages(texts) == ["zh", "en", "ja", "zh"]
 
 
+def test_chinese_documents_of_software_are_chinese():
+    commands = "pip install package --upgrade && python -m module.name --option value\n" * 9
+    address = "https://example.com/" + "path/" * 30
+    text = f"# 安装\n\n先安装 Python，再运行下面的命令：\n\n```bash\n{commands}```\n\n完成后见 {address}。\n"
+    code = "```python\n" + PYTHON * 3 + "```\n这段代码列出目录。\n" * 2
+    assert languages([text, code]) == ["zh", "zh"]
+    assert languages(["古今至文，皆血泪所成。"]) == ["zh"]
+
+
 def test_simplified_and_traditional():
     texts = ["我们学习汉语，这里的图书馆很大，书也很多。", "我們學習漢語，這裡的圖書館很大，書也很多。", SAMPLES["en"]]
     step = Language(LanguageOptions())
