@@ -104,3 +104,21 @@ def test_packed_output(folder: Path, tmp_path: Path) -> None:
     run(folder / "a.txt", "--out", tmp_path / "out.jsonl.zst")
     raw = zstandard.ZstdDecompressor().stream_reader((tmp_path / "out.jsonl.zst").read_bytes()).read()
     assert json.loads(raw)["text"] == "plain 文字"
+
+
+def test_rows_of_web_pages_and_the_number_of_workers(folder: Path, tmp_path: Path) -> None:
+    rows_file = folder / "pages.jsonl"
+    rows_file.write_text(
+        "".join(json.dumps({"html": page, "url": "http://u"}) + "\n" for page in (PAGE, "<html></html>"))
+    )
+    out = tmp_path / "pages" / "out.jsonl"
+    run(rows_file, "--out", out, "--text-key", "html", "--html-rows")
+    (row,) = rows(out)
+    assert row["text"].startswith("# Head") and row["meta"]["url"] == "http://u" and row["meta"]["title"] == "Page"
+    assert rows(out.with_name("out.dropped.jsonl")) == [
+        {"id": "pages.jsonl#2", "path": str(rows_file), "reason": "no text"}
+    ]
+    for workers in ("1", "2"):
+        run(folder, "--out", tmp_path / workers / "o.jsonl", "--text-key", "body", "--workers", workers)
+    one, two = ((tmp_path / workers / "o.jsonl").read_bytes() for workers in ("1", "2"))
+    assert one == two and len(one.splitlines()) == 5

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -38,6 +42,10 @@ def data_extract(
     max_document_bytes: Annotated[int, typer.Option(min=1, help="Larger documents are counted and left out.")] = (
         64_000_000
     ),
+    html_rows: Annotated[
+        bool, typer.Option("--html-rows", help="The rows' text field holds web pages: take their main text.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the output is the same whatever their number.")] = 1,
     only_utf8: Annotated[
         bool, typer.Option("--only-utf8", help="Leave out text in other encodings instead of decoding it.")
     ] = False,
@@ -60,8 +68,9 @@ def data_extract(
             count.drop(item.reason)
             _write(bad, {"id": item.id, "reason": item.reason})
         with Bars(say) as bars, bars.stage("extract") as tick:
-            for number, file in enumerate(files, 1):
-                for found in _documents(file, text_key, max_document_bytes, not only_utf8):
+            options = _Options(text_key, max_document_bytes, not only_utf8, html_rows)
+            for number, (file, items) in enumerate(_read_all(files, options, workers), 1):
+                for found in items:
                     if isinstance(found, Dropped):
                         count.drop(found.reason)
                         _write(bad, {"id": found.id, "path": str(file.path), "reason": found.reason})
@@ -111,15 +120,56 @@ class _Count:
         return lines
 
 
-def _documents(file: InputFile, text_key: str, max_bytes: int, tolerant: bool) -> Iterator[Document | Dropped]:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    text_key: str
+    max_document_bytes: int
+    tolerant: bool
+    html_rows: bool
+
+
+def _documents(file: InputFile, options: _Options) -> Iterator[Document | Dropped]:
     """Documents of a file; one that cannot be read to its end costs its rest and nothing else."""
     from athanor.data.readers import read_file
     from athanor.data.types import Dropped
 
     try:
-        yield from read_file(file, text_key=text_key, max_document_bytes=max_bytes, tolerant=tolerant)
+        yield from read_file(
+            file,
+            text_key=options.text_key,
+            max_document_bytes=options.max_document_bytes,
+            tolerant=options.tolerant,
+            html_rows=options.html_rows,
+        )
     except AthanorError as error:
         yield Dropped(file.name, f"damaged: {error.what}")
+
+
+def _collected(file: InputFile, options: _Options) -> list[Document | Dropped]:
+    """What a worker sends back: all of a file that is one document or few."""
+    return list(_documents(file, options))
+
+
+def _read_all(
+    files: Sequence[InputFile], options: _Options, workers: int
+) -> Iterator[tuple[InputFile, Iterable[Document | Dropped]]]:
+    """Files in their order with their documents. Files of rows are read here as a stream: they may hold millions."""
+    from athanor.data.read.locate import CONTAINER_SUFFIXES, inner_suffix
+
+    if workers == 1:
+        yield from ((file, _documents(file, options)) for file in files)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ahead: deque[tuple[InputFile, Future[list[Document | Dropped]] | None]] = deque()
+        waiting = iter(files)
+        while True:
+            for file in islice(waiting, 4 * workers - len(ahead)):
+                stream = inner_suffix(file.name) in CONTAINER_SUFFIXES
+                ahead.append((file, None if stream else pool.submit(_collected, file, options)))
+            if not ahead:
+                return
+            file, job = ahead.popleft()
+            yield file, _documents(file, options) if job is None else job.result()
 
 
 def _write(stream: IO[str], row: Mapping[str, object]) -> None:

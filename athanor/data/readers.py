@@ -29,6 +29,7 @@ def read_file(
     language: str = "und",
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
     tolerant: bool = False,
+    html_rows: bool = False,
 ) -> Iterator[Document | Dropped]:
     """Documents of one file. ``id`` is its name, and ``name#part`` for a row (its number from 1) or a record.
 
@@ -36,8 +37,9 @@ def read_file(
     row's own id is no identity: rows of many files share them.
     ``tolerant``: text in other encodings is decoded, damaged containers give what is whole. Otherwise text must be
     UTF-8, and damage is an ``AthanorError``, as is a file that cannot be opened.
+    ``html_rows``: the text field of rows holds web pages, of which the main text is taken.
     """
-    options = Options(text_key=text_key, max_document_bytes=max_document_bytes, tolerant=tolerant)
+    options = Options(text_key, max_document_bytes, tolerant, html_rows)
     try:
         for item in extract(file.path, options):
             name = f"{file.name}#{item.part}" if item.part else file.name

@@ -51,6 +51,8 @@ class Options:
     text_key: str = "text"
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     tolerant: bool = True
+    #: Rows hold web pages: their main text is taken, the row's ``url`` is the page's.
+    html_rows: bool = False
 
 
 def extract(
@@ -67,11 +69,25 @@ def extract(
     kind = kind_of(name, head)
     if kind in _ROW_READERS:
         reader = _ROW_READERS[kind](path_or_url, options.text_key, options.max_document_bytes, options.tolerant)
-        yield from rows.until_damaged(reader) if options.tolerant else reader
+        found = rows.until_damaged(reader) if options.tolerant else reader
+        yield from map(_page_of_row, found) if options.html_rows else found
     elif kind == "warc":
         yield from _warc(path_or_url, options)
     else:
         yield _guarded(lambda: _whole_file(path_or_url, name, options))
+
+
+def _page_of_row(row: Extracted | Unreadable) -> Extracted | Unreadable:
+    """The main text of a row that holds a web page, the row's own fields kept."""
+    from athanor.data.extract.html import extract_html
+
+    if isinstance(row, Unreadable):
+        return row
+    url = row.meta.get("url")
+    page = _guarded(lambda: extract_html(row.text, url=url if isinstance(url, str) else None))
+    if isinstance(page, Unreadable):
+        return Unreadable(page.reason, row.part)
+    return Extracted(page.text, page.meta | row.meta | {"format": "html"}, row.part)
 
 
 def _guarded(read: Callable[[], Extracted]) -> Extracted | Unreadable:
