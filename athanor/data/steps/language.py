@@ -29,7 +29,10 @@ _MIXED = 0.02
 #: Share of kana in Han and kana from which text is Japanese: Japanese prose has over a half, Chinese quoting it little.
 _JAPANESE_KANA = 0.08
 #: Function words that hardly any other language has, and their share in English prose.
-_FUNCTION_WORDS = "the and of to that is was for with are this which from have his be not by they you it"
+_FUNCTION_WORDS = """
+the and of to that is was for with are this which from have his be not by they you it your our their its will can has
+had been were would who what when there these than into about if more
+"""
 _ENGLISH = frozenset(_FUNCTION_WORDS.split())
 _ENGLISH_PROSE = 0.25
 #: From these a sample is English: share, different ones, words in all.
