@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from athanor.commands import data_browse, data_extract
+from athanor.commands import data_browse, data_extract, tokenizer
 from athanor.commands.common import ModelOpt, OutOpt, OverridesArg, RecipeArg, load_recipe
 from athanor.ranks import is_main
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from athanor.tokenizer import Tokenizer
 
 data_app = typer.Typer(help="Documents → token shards.", no_args_is_help=True)
-tokenizer_app = typer.Typer(help="Vocabularies.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +24,7 @@ def register(app: typer.Typer) -> None:
     data_browse.register(data_app)
     data_extract.register(data_app)
     app.add_typer(data_app, name="data")
-    app.add_typer(tokenizer_app, name="tokenizer")
+    app.add_typer(tokenizer.app, name="tokenizer")
     for command in (quickstart, pretrain, sft, rl, eval_, report):
         app.command(command.__name__.rstrip("_"))(command)
 
@@ -47,13 +46,6 @@ def data_build(
     loaded = load_recipe(recipe, overrides)
     tokenize_corpus(*_corpus_and_tokenizer(loaded, out, replace), out / "tokens", say=say, replace=replace)
     typer.echo(f"data in {out}")
-
-
-@tokenizer_app.command("train")
-def tokenizer_train(recipe: RecipeArg, overrides: OverridesArg = None, *, out: OutOpt) -> None:
-    """The first two steps of `data build`: OUT/corpus and OUT/tokenizer."""
-    _corpus_and_tokenizer(load_recipe(recipe, overrides), out)
-    typer.echo(f"tokenizer in {out / 'tokenizer'}")
 
 
 def _corpus_and_tokenizer(recipe: Recipe, out: Path, replace: bool = False) -> tuple[CorpusDir, Tokenizer]:

@@ -11,7 +11,6 @@ is refused, never overwritten.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +33,8 @@ from athanor.data.types import SPLITS, Document, Dropped, Split
 from athanor.errors import AthanorError
 from athanor.files import atomic_path, digest, read_json, remove_tree, write_json
 from athanor.recipe.schema import Recipe, SourceRecipe
-from athanor.tokenizer import Tokenizer, train_tokenizer
+from athanor.tokenizer import Tokenizer
+from athanor.tokenizer.from_corpus import train_from_corpus
 from athanor.tokenizer.tokenizer import usable_cores
 
 Say = Callable[[str], None]
@@ -246,40 +246,18 @@ def _jsonl_zst(path: Path) -> Iterator[io.TextIOWrapper]:
 def train_tokenizer_from_corpus(
     recipe: Recipe, corpus: CorpusDir, out: str | Path, say: Say = _quiet, replace: bool = False
 ) -> Tokenizer:
-    """The recipe's tokenizer, in ``out``: trained on the corpus's training split, or a copy of ``tokenizer.path``.
-
-    Sources are counted in equal numbers of bytes (until one ends), so that a large one does not own the vocabulary.
-    """
+    """The recipe's tokenizer, in ``out``: trained on the corpus's training split, or a copy of ``tokenizer.path``."""
     out = Path(out)
     wanted = recipe.tokenizer
     origin = digest([wanted.model_dump(), corpus.fingerprint if wanted.path is None else ""])
     if _begin(out, "tokenizer", origin, replace=replace):
         say(f"tokenizer: done already ({out})")
         return Tokenizer.load(out)
-    if wanted.path is not None:
-        tokenizer = Tokenizer.load(wanted.path)
-    else:
-        tokenizer = train_tokenizer(balanced_texts(corpus, wanted.train_bytes), wanted.vocab_size)
+    tokenizer = Tokenizer.load(wanted.path) if wanted.path else train_from_corpus(wanted, corpus, out, say)
     tokenizer.save(out)
     _finish(out, "tokenizer", origin)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]}")
     return tokenizer
-
-
-def balanced_texts(corpus: CorpusDir, max_bytes: int) -> Iterator[str]:
-    """Training texts, always of the source with the fewest bytes so far, until ``max_bytes`` or all have ended."""
-    streams = [corpus.documents(source, "train") for source in corpus.sources]
-    behind = [(0, number) for number in range(len(streams))]
-    total = 0
-    while behind and total < max_bytes:
-        given, number = heapq.heappop(behind)
-        document = next(streams[number], None)
-        if document is None:
-            continue
-        n_bytes = len(document.text.encode())
-        total += n_bytes
-        heapq.heappush(behind, (given + n_bytes, number))
-        yield document.text
 
 
 def tokenize_corpus(

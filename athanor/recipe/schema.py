@@ -42,11 +42,25 @@ class DataRecipe(Strict):
 
 
 class TokenizerRecipe(Strict):
-    """A byte-level BPE to train, or an existing tokenizer (``path``) to use."""
+    """A byte-level BPE of exactly ``vocab_size`` tokens to train, or an existing tokenizer (``path``) to use."""
 
     path: str | None = None
-    vocab_size: int = Field(default=4096, gt=0)
+    vocab_size: int = Field(default=4096, gt=0, description="special and reserved tokens included")
     train_bytes: int = Field(default=50_000_000, gt=0, description="at most this much text is counted")
+    method: Literal["union", "balanced", "parity", "natural", "joint"] = Field(
+        default="union",
+        description="union: domains' own vocabularies united, merges derived anew; balanced: one BPE on counts balanced "
+        "by domain; parity: each merge for the domain compressed worst; natural: one BPE on the text as it is; "
+        "joint: one BPE on equal bytes of each source",
+    )
+    balance: float = Field(
+        default=0.85, ge=0, le=1, description="union, balanced: 1 gives domains an equal say, 0 a say by their bytes"
+    )
+    weights: dict[str, float] = Field(default_factory=dict, description="union, balanced: a domain's say; default 1")
+    min_frequency: int = Field(default=2, ge=1, description="a pair must occur this often to become a token")
+    digits: Literal["single", "three"] = Field(default="single", description="tokens of one digit, or of up to three")
+    reserved: int = Field(default=0, ge=0, description="tokens <|reserved_0|> … kept free for later use")
+    compare: bool = Field(default=True, description="train the other methods too and set them beside in the report")
 
 
 class ScheduleRecipe(Strict):

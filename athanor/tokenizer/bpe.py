@@ -26,7 +26,8 @@ class Rules:
                    of the last ``window`` merges no domain has more than twice its even share.
     min_frequency  a pair that occurs less often (counted, not weighted) becomes no token.
     alone          leave out tokens that the pre-tokeniser would cut when they stand alone (for example " = " behind
-                   which it wants a digit): every token is then reachable from its own text.
+                   which it wants a digit), or that hold parts of two characters: every token is then text that
+                   is reachable from itself, or some bytes of one character.
     first_specials how many ids come before those of the bytes.
     """
 

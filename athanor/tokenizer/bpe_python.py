@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, deque
 
 import numpy as np
@@ -12,6 +13,8 @@ from athanor.tokenizer.counts import PieceCounts
 from athanor.tokenizer.kernel import Int64s
 
 Pair = tuple[int, int]
+#: Some bytes of one character, not all.
+_PART = re.compile(rb"[\x80-\xbf]{1,3}|[\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff][\x80-\xbf]{2}")
 
 
 class _Trainer:
@@ -72,7 +75,8 @@ class _Trainer:
                 if len(pieces(whole.decode(), self.digits)) > 1:
                     return False
             except UnicodeDecodeError:
-                pass
+                if not _PART.fullmatch(whole):
+                    return False
         if self.candidates and whole not in self.candidates:
             self.deferred.append(pair)
             return False

@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Backend
+from tokenizers import AddedToken, models
 
 from athanor.errors import AthanorError
 from athanor.tokenizer.bpe import Learned, Progress, Rules, byte_ids, learn
-from athanor.tokenizer.chat import EOS, PAD, SPECIALS
+from athanor.tokenizer.chat import EOS, PAD
 from athanor.tokenizer.counts import PieceCounts
 from athanor.tokenizer.fast import BYTE_CHARACTERS
 from athanor.tokenizer.kernel import Int64s
-from athanor.tokenizer.pattern import Digits, pattern
+from athanor.tokenizer.pattern import Digits
 from athanor.tokenizer.tokenizer import Tokenizer
+from athanor.tokenizer.train import byte_level, special_tokens
 
 Method = Literal["union", "balanced", "parity", "natural"]
 METHODS: tuple[Method, ...] = ("union", "balanced", "parity", "natural")
@@ -51,7 +51,7 @@ class Settings:
     @property
     def specials(self) -> list[str]:
         """Special tokens in id order: the contract's, then the reserved ones."""
-        return [*SPECIALS, *(f"<|reserved_{i}|>" for i in range(self.reserved))]
+        return special_tokens(self.reserved)
 
     @property
     def n_merges(self) -> int:
@@ -171,14 +171,7 @@ def assemble(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer
         pairs.append((spelled[a], spelled[b]))
         spelled[len(specials) + _BYTES + number] = spelled[a] + spelled[b]
     vocabulary = {token: i for i, token in enumerate(specials)} | {token: i for i, token in sorted(spelled.items())}
-    backend = Backend(models.BPE(vocabulary, pairs))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern(digits)), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    backend = byte_level(models.BPE(vocabulary, pairs), digits)
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in specials])
     tokenizer = Tokenizer(backend, eos=EOS, pad=PAD)
     lost = unreachable(tokenizer)

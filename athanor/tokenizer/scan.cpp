@@ -112,6 +112,14 @@ inline bool is_utf8(const uint8_t* s, size_t n) {
     return true;
 }
 
+// Whether bytes are a part of one character (not the whole): its first bytes, or some of those behind.
+inline bool is_part(const uint8_t* s, size_t n) {
+    const size_t length = s[0] < 0xC0 ? 4 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xC0) != 0x80) return false;
+    return n < length && s[0] >= 0x80;
+}
+
 inline uint64_t load8(const uint8_t* s, size_t n) {
     uint64_t x = 0;
     __builtin_memcpy(&x, s, n < 8 ? n : 8);

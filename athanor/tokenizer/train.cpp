@@ -21,7 +21,7 @@ struct Options {
     int64_t max_merges;     // how many to learn
     int64_t min_frequency;  // raw count below which a pair is not worth a token
     int64_t first_id;       // of the first merge
-    int64_t alone;          // 1: only tokens that the pre-tokeniser leaves whole when they stand alone
+    int64_t alone;          // 1: only tokens that stand alone: one piece of the pre-tokeniser, or a part of a character
     int64_t max_digits;
     int64_t window;         // parity: of the last so many merges one domain has at most twice its even share
 };
@@ -119,7 +119,8 @@ struct Trainer {
         if (made.count(whole)) return false;
         if (options.alone) {
             const auto* s = reinterpret_cast<const uint8_t*>(whole.data());
-            if (is_utf8(s, whole.size()) && scanner.next(s, 0, whole.size()) != whole.size()) return false;
+            const bool text = is_utf8(s, whole.size());
+            if (text ? scanner.next(s, 0, whole.size()) != whole.size() : !is_part(s, whole.size())) return false;
         }
         if (restricted && !allowed.count(whole)) {
             deferred.push_back(entry);

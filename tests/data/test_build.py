@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from athanor.data import build
-from athanor.data.build import CorpusDir, balanced_texts, build_corpus, open_shards, tokenize_corpus
+from athanor.data.build import CorpusDir, build_corpus, open_shards, tokenize_corpus
 from athanor.data.build import train_tokenizer_from_corpus as train_from
 from athanor.data.shards import ShardSet
 from athanor.errors import AthanorError
 from athanor.recipe.schema import Recipe
+from athanor.tokenizer.texts import TrainingTexts
 
 
 def recipe(sources: dict[str, Any], **more: Any) -> Recipe:
@@ -220,7 +221,7 @@ def test_the_vocabulary_sees_sources_in_equal_bytes(tmp_path: Path) -> None:
     (tmp_path / "small.jsonl").write_text("".join(json.dumps({"text": f"s {i:04d}"}) + "\n" for i in range(100)))
     sources = {name: {"paths": [str(tmp_path / f"{name}.jsonl")]} for name in ("big", "small")}
     corpus = build_corpus(recipe(sources), tmp_path / "c")
-    texts = list(balanced_texts(corpus, 900))
+    texts = [text for _, text in TrainingTexts(corpus, 900)]
     by_source = {name: sum(len(t) for t in texts if t.startswith(name[0])) for name in sources}
     assert abs(by_source["big"] - by_source["small"]) <= 10 and 900 <= sum(by_source.values()) < 910
-    assert len(list(balanced_texts(corpus, 10**9))) == 1100
+    assert len(list(TrainingTexts(corpus, 10**9))) == 1100
