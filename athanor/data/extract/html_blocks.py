@@ -39,7 +39,7 @@ _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
 _DATA_CELL_CHARS, _LAYOUT_CELL_CHARS = 1500, 300
 #: Placeholders of formulas: a word of hieroglyphs around a number, which no library takes apart.
 PLACEHOLDER = "\U00013001{}\U00013002"
-_PLACEHOLDER = re.compile("\U00013001[0-9]+\U00013002")
+_PLACEHOLDER = re.compile("([ \\n]*)(\U00013001[0-9]+\U00013002)([ \\n]*)")
 
 
 @dataclass(slots=True)
@@ -431,16 +431,19 @@ def _written(block: Block, formulas: dict[str, tuple[str, bool]], compact: bool)
 
 def restore(text: str, formulas: dict[str, tuple[str, bool]], compact: bool = False) -> str:
     """Placeholders → ``$…$``, displayed ones → ``$$…$$`` as a paragraph of their own."""
-    for key in _PLACEHOLDER.findall(text):
+    if "\U00013001" not in text:
+        return text
+
+    def written(found: re.Match[str]) -> str:
+        before, key, after = found.groups()
         if key not in formulas:
-            continue
+            return found.group()
         latex, display = formulas[key]
         if display and not compact:
-            head, _, tail = text.partition(key)
-            text = f"{head.rstrip()}\n\n$${latex}$$\n\n{tail.lstrip()}".strip()
-        else:
-            text = text.replace(key, f"$${latex}$$" if display else f"${latex}$", 1)
-    return text
+            return f"\n\n$${latex}$$\n\n"
+        return f"{before}$${latex}$${after}" if display else f"{before}${latex}${after}"
+
+    return _LINES.sub("\n\n", _PLACEHOLDER.sub(written, text)).strip()
 
 
 def _integer(text: str | None, default: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from athanor.data.extract.html_blocks import PLACEHOLDER
-from athanor.data.extract.html_tree import BLOCK_TAGS, drop, replace_by_text
+from athanor.data.extract.html_tree import BLOCK_TAGS, drop
 from athanor.data.extract.mathml import math_to_latex, unwrapped
 
 #: What a page must hold (in lower case) for a search of its tree to be worth while. Plain substrings: as one pattern
@@ -91,12 +91,9 @@ def _replace(element: Any, latex: str, display: bool, formulas: Formulas) -> Non
     key = PLACEHOLDER.format(len(formulas))
     formulas[key] = (latex, display)
     parent = element.getparent()
-    if display and parent is not None and parent.tag in BLOCK_TAGS and parent.tag not in _LINE_TAGS:
-        tail = element.tail
-        element.clear()
-        element.tag, element.text, element.tail = "p", key, tail
-    else:
-        replace_by_text(element, key)
+    is_block = display and parent is not None and parent.tag in BLOCK_TAGS and parent.tag not in _LINE_TAGS
+    element.clear(keep_tail=True)
+    element.tag, element.text = "p" if is_block else "span", key
 
 
 def _drop_drawings(root: Any) -> None:

@@ -47,6 +47,8 @@ _DIGITS = re.compile(r"\d+")
 #: A block of prose: about a sentence (units: see ``weight``).
 _SENTENCE = 80
 _SHORT_LINK = 20
+#: Beyond, there are no marks left, and the library's time grows with the square: only the cheap rules are asked.
+_MAX_BLOCKS, _MAX_ELEMENTS = 40_000, 100_000
 _SHORT_MAIN = 5 * _SENTENCE
 _LINKED = 0.75
 
@@ -110,6 +112,8 @@ def select(root: Any, blocks: list[Block]) -> list[bool]:
         return [True] * len(blocks)
     if _is_plain(page, aside):
         return whole
+    if len(blocks) > _MAX_BLOCKS or root.xpath("count(.//*)") > _MAX_ELEMENTS:
+        return _without_widgets(page, _without_links(page, whole))
     chosen = [kept and not beside for kept, beside in zip(_by_library(page, aside), aside, strict=True)]
     if not any(chosen):
         prose = [n >= _SENTENCE and b.link_density < 0.3 for b, n in zip(blocks, page.weights, strict=True)]

@@ -128,12 +128,6 @@ def drop(element: Any) -> None:
     parent.remove(element)
 
 
-def replace_by_text(element: Any, text: str) -> None:
-    """Put ``text`` where an element was."""
-    element.tail = text + (element.tail or "")
-    drop(element)
-
-
 def clear(root: Any) -> None:
     """Drop scripts, form controls, hidden parts and the machinery beside the text, in place."""
     doomed = []
