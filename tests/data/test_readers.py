@@ -204,15 +204,25 @@ def test_files_behind_urls(tmp_path: Path) -> None:
 
 
 def test_folders_globs_and_stable_names(tmp_path: Path) -> None:
-    for name in ("b/2.txt", "b/1.md", "b/pic.png", "b/.git/x.txt", "b/.hidden.txt", "c/1.md"):
+    for name in (
+        "b/2.txt",
+        "b/1.md",
+        "b/Makefile",
+        "b/LICENSE",
+        "b/pic.png",
+        "b/.git/x.txt",
+        "b/.hidden.txt",
+        "c/1.md",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
     documents, dropped = read(tmp_path / "b", tmp_path / "c")
-    assert [d.id for d in documents] == ["b/1.md", "b/2.txt", "c/1.md"]
+    assert [d.id for d in documents] == ["b/1.md", "b/2.txt", "b/Makefile", "c/1.md"]
     reasons = {d.id: d.reason for d in dropped}
     assert reasons == {
         "b/.git/": "hidden folder",
+        "b/LICENSE": "extension not read: none",
         "b/.hidden.txt": "hidden file",
         "b/loop/": "linked folder",
         "b/pic.png": "extension not read: .png",

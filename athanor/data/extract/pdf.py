@@ -19,6 +19,8 @@ from athanor.data.extract.types import Extracted, Unreadable
 #: A page with fewer characters than this whose area images cover to this share holds a scan.
 _SCAN_CHARS = 30
 _SCAN_SHARE = 0.5
+#: A page tree may name one page any number of times.
+MAX_PAGES = 20_000
 #: Above this share of characters without a meaning (no Unicode value, private use) the fonts cannot be read.
 _MAX_UNKNOWN = 0.2
 
@@ -34,6 +36,8 @@ def extract_pdf(raw: bytes) -> Extracted:
             raise Unreadable("encrypted: the PDF needs a password") from None
         raise Unreadable(f"broken pdf: {error}") from None
     try:
+        if len(document) > MAX_PAGES:
+            raise Unreadable(f"too many pages: {len(document)}")
         pages, n_broken = _read_pages(document)
         meta: dict[str, Any] = {"format": "pdf", "pages": len(document)}
         if title := _title(document):

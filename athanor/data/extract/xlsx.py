@@ -17,7 +17,7 @@ from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
 #: calamine keeps a sheet as one rectangle, so two cells far apart would cost everything between them.
-MAX_CELLS = 30_000_000
+MAX_CELLS = 10_000_000
 _VALUE_CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="([A-Z]{1,3})(\d{1,7})"[^>]*[^/]>')
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -73,14 +73,16 @@ def _check_package(raw: bytes) -> None:
 
 def _extent(part: bytes) -> int:
     """Cells in the rectangle around all cells that hold something."""
-    rows, columns = [], set()
-    for letters, digits in _VALUE_CELL.findall(part):
-        rows.append(int(digits))
-        columns.add(letters)
-    if not rows:
+    top = bottom = 0
+    columns: set[bytes] = set()
+    for match in _VALUE_CELL.finditer(part):
+        row = int(match[2])
+        top, bottom = min(top or row, row), max(bottom, row)
+        columns.add(match[1])
+    if not columns:
         return 0
     numbers = [_column(letters) for letters in columns]
-    return (max(rows) - min(rows) + 1) * (max(numbers) - min(numbers) + 1)
+    return (bottom - top + 1) * (max(numbers) - min(numbers) + 1)
 
 
 def _column(letters: bytes) -> int:

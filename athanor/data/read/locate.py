@@ -16,8 +16,11 @@ from athanor.errors import AthanorError
 _TEXT_NAMES = """
 txt text md markdown rst org csv tsv json yaml yml toml ini cfg proto css
 py pyi c h cc cpp cxx hpp cu cuh java kt scala go rs cs swift js jsx ts tsx rb php pl lua r jl m hs ml ex erl clj
-lisp el sh bash ps1 sql cmake vim
+lisp el sh bash ps1 bat sql cmake mk vim zig dart nim groovy gradle sv vhd f90 pas asm lean tf graphql vue svelte scss
+less mjs cjs fs elm rkt scm sol thrift
 """
+#: Files of source trees that have no extension.
+_BARE_NAMES = frozenset(["readme", "makefile", "dockerfile", "rakefile", "gemfile"])
 #: Plain text, read as it is.
 PLAIN_SUFFIXES = frozenset(f".{name}" for name in _TEXT_NAMES.split())
 #: Documents with a structure, which an extractor reads.
@@ -159,8 +162,8 @@ def unread_reason(name: str) -> str | None:
     """Why a folder's file of that name is not read, None where it is."""
     if name.startswith("."):
         return "hidden file"
-    suffix = inner_suffix(name)
-    return None if suffix in READ_SUFFIXES else f"extension not read: {Path(name).suffix or 'none'}"
+    known = inner_suffix(name) in READ_SUFFIXES or name.lower() in _BARE_NAMES
+    return None if known else f"extension not read: {Path(name).suffix or 'none'}"
 
 
 def inner_suffix(name: str) -> str:
