@@ -19,6 +19,10 @@ _MAX_LINES = 200
 
 #: Cells with more text than this are columns of prose.
 _MAX_CELL_CHARS = 400
+#: Two columns of prose: how wide the strip between them is, and how many long lines stand on either side.
+_MIN_STRIP_POINTS = 8.0
+_LONG_SHARE = 0.7
+_MIN_LONG_LINES = 5
 #: A first column of these alone is the marks of a list.
 _MARK = re.compile(r"|[^\w\s]|[\w]{1,3}[.)]|[\ue000-\uf8ff]")
 _Word = tuple[float, float, float, str]  # y0, x0, x1, text
@@ -247,23 +251,59 @@ def _without_empty(rows: list[list[Cell]]) -> list[list[Cell]]:
 
 
 def _aligned(page: Page) -> list[Table]:
-    """Tables without a full grid: runs of lines that are cut by the same gaps."""
-    lines = visual_lines(page.segments)
+    """Tables without a full grid: runs of lines that are cut by the same gaps, in each column of prose by itself."""
     found: list[Table] = []
     taken: set[int] = set()
-    start = 0
-    while start < len(lines):
-        stop = start
-        while stop < len(lines) and len(lines[stop]) > 1 and (stop == start or _is_near(lines[stop - 1], lines[stop])):
-            stop += 1
-        run = lines[start:stop]
-        table = _aligned_table(run) if len(run) >= 3 else None
-        if table is not None:
-            found.append(table)
-            taken |= {id(segment) for line in run for segment in line}
-        start = max(stop, start + 1)
+    for side in _sides(page):
+        lines = visual_lines(side)
+        start = 0
+        while start < len(lines):
+            stop = start
+            while (
+                stop < len(lines) and len(lines[stop]) > 1 and (stop == start or _is_near(*lines[stop - 1 : stop + 1]))
+            ):
+                stop += 1
+            run = lines[start:stop]
+            table = _aligned_table(run) if len(run) >= 3 else None
+            if table is not None:
+                found.append(table)
+                taken |= {id(segment) for line in run for segment in line}
+            start = max(stop, start + 1)
     page.segments = [s for s in page.segments if id(s) not in taken]
     return found
+
+
+def _sides(page: Page) -> list[list[Segment]]:
+    """The two columns of a page of prose in two columns, else all of it: a line of prose beside a table is no row of
+    it. There are two columns where a strip in the middle is free, and long lines stand on both sides of it."""
+    middle = _middle_strip(page)
+    if middle is None:
+        return [page.segments]
+    sides = [[s for s in page.segments if s.box[2] <= middle], [s for s in page.segments if s.box[0] >= middle]]
+    for side in sides:
+        if not side:
+            return [page.segments]
+        width = max(s.box[2] for s in side) - min(s.box[0] for s in side)
+        if sum(s.box[2] - s.box[0] > _LONG_SHARE * width for s in side) < _MIN_LONG_LINES:
+            return [page.segments]
+    return sides
+
+
+def _middle_strip(page: Page) -> float | None:
+    """The middle of the widest free strip in the middle third of a page; a twentieth of the segments may cross it."""
+    allowed = len(page.segments) // 20
+    begin, end = page.width / 3, page.width * 2 / 3
+    edges = sorted([(s.box[0], 1) for s in page.segments] + [(s.box[2], -1) for s in page.segments])
+    best, depth, free_from = (_MIN_STRIP_POINTS, 0.0), 0, None
+    for x, step in edges:
+        depth += step
+        if depth <= allowed and free_from is None:
+            free_from = x
+        elif depth > allowed and free_from is not None:
+            left, right = max(free_from, begin), min(x, end)
+            best = max(best, (right - left, (left + right) / 2))
+            free_from = None
+    return best[1] or None
 
 
 def visual_lines(segments: list[Segment]) -> list[list[Segment]]:

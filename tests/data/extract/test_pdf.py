@@ -135,3 +135,15 @@ def test_broken_pdfs_are_told_why(raw: bytes, reason: str) -> None:
     with pytest.raises(Unreadable) as caught:
         extract_pdf(raw)
     assert caught.value.reason.startswith(reason)
+
+
+def test_a_table_in_one_column_beside_prose_in_the_other() -> None:
+    prose = [f"prose number {i} that fills the whole of its column here" for i in range(30)]
+    rows = [["a", "b", "c"], *([f"r{i}", f"{i}.5", f"{i * i}"] for i in range(6))]
+    left = block(50, 700, prose[:30])
+    right = block(320, 700, prose[:12]) + block(320, 440, prose[12:22])
+    cells = "".join(text_at(320 + 80 * c, 540 - 12 * r, v) for r, row in enumerate(rows) for c, v in enumerate(row))
+    found = extract_pdf(pdf([left + right + cells]))
+    assert found.meta["tables"] == 1 and "| r3 | 3.5 | 9 |" in found.text
+    assert all(f"prose number {i} that" in found.text for i in range(30))
+    assert "prose" not in "".join(line for line in found.text.splitlines() if line.startswith("|"))
