@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -12,16 +11,13 @@ from urllib.parse import unquote
 
 from athanor.data.extract.html import extract_html
 from athanor.data.extract.html_decode import decode
+from athanor.data.extract.html_tree import as_html
 from athanor.data.extract.limits import MAX_MEMBER_BYTES, MAX_TOTAL_BYTES, ZipBudget
 from athanor.data.extract.types import Extracted, Unreadable
 
 _CONTAINER = "META-INF/container.xml"
 _ENCRYPTION = "META-INF/encryption.xml"
 _DOCUMENT_TYPES = ("application/xhtml+xml", "text/html", "application/html", "text/x-oeb1-document")
-#: ``<title/>`` and ``<a id="x"/>`` are whole elements in XHTML and open ones to a reader of HTML.
-_EMPTY_ELEMENT = re.compile(
-    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr|m[a-z]+)\b)([a-zA-Z][\w:.-]*)((?:\s[^<>]*?)?)/>"
-)
 
 
 def extract_epub(
@@ -73,8 +69,7 @@ def _book(names: list[str], budget: ZipBudget, max_member_bytes: int, meta: dict
 def chapter(raw: bytes, max_bytes: int = MAX_MEMBER_BYTES) -> Extracted:
     """The text of one XHTML document: all of it, since books have no navigation around their text."""
     text, _ = decode(raw)
-    text = _EMPTY_ELEMENT.sub(r"<\1\2></\1>", text.replace("<![CDATA[", "").replace("]]>", ""))
-    return extract_html(text, main_text=False, max_bytes=max_bytes)
+    return extract_html(as_html(text), main_text=False, max_bytes=max_bytes)
 
 
 def _xml(data: bytes) -> Any:

@@ -9,7 +9,7 @@ from athanor.data.extract.html_blocks import Block, Walker, write
 from athanor.data.extract.html_decode import clean_text, decode
 from athanor.data.extract.html_math import Formulas, take_formulas
 from athanor.data.extract.html_select import select
-from athanor.data.extract.html_tree import clear, parse
+from athanor.data.extract.html_tree import as_html, clear, parse
 from athanor.data.extract.types import Extracted, Unreadable
 
 #: Bytes of a page; larger ones are data dumps and listings, and cost more than they hold.
@@ -38,7 +38,7 @@ def extract_html(
     source = clean_text(raw)
     if not source.strip():
         raise Unreadable("empty page")
-    root = parse(source)
+    root = parse(as_html(source) if source.lstrip().startswith("<?xml") else source)
     meta |= page_meta(root, url)
     blocks, formulas = blocks_of(root, source)
     if not blocks:

@@ -20,6 +20,8 @@ Kind = Literal["text", "heading", "item", "code", "table", "formula", "caption"]
 #: Marks: Tangut, then CJK Extension B; characters of the page itself are never used.
 _MARK_RANGES = ((0x17000, 0x187F7), (0x20000, 0x2A6D6))
 _SPACE = re.compile(r"[ \t\n\r\f\v\xa0]+")
+#: Paragraphs set in with full-width spaces.
+_CJK_INDENT = re.compile(r"^[\u3000 ]+", re.MULTILINE)
 _SPACES = re.compile(r"  +")
 _AROUND_BREAK = re.compile(r" *\n *")
 _LINES = re.compile(r"\n{3,}")
@@ -112,6 +114,8 @@ class Walker:
             text = "".join(self._buffer)
             if "\n" in text or "  " in text:
                 text = _LINES.sub("\n\n", _AROUND_BREAK.sub("\n", _SPACES.sub(" ", text)))
+            if "\u3000" in text:
+                text = _CJK_INDENT.sub("", text)
             text = text.strip()
             if text:
                 kind: Kind = "formula" if self._is_formula(text) else self._kind

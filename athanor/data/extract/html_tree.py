@@ -30,6 +30,10 @@ _DROPPED = frozenset(
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)[^<>]*>")
 _REFERENCE = re.compile(r"&#(?:[xX]([0-9a-fA-F]{1,9})|([0-9]{1,9}));?")
+#: ``<title/>`` and ``<a id="x"/>`` are whole elements in XHTML and open ones to a reader of HTML.
+_EMPTY_ELEMENT = re.compile(
+    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr|m[a-z]+)\b)([a-zA-Z][\w:.-]*)((?:\s[^<>]*?)?)/>"
+)
 _VOID = frozenset(
     ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
 )
@@ -50,6 +54,11 @@ BLOCK_TAGS = frozenset(
     + ["hgroup", "hr", "html", "label", "legend", "li", "listing", "main", "menu", "nav", "ol", "p", "plaintext", "pre"]
     + ["search", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul", "xmp"]
 )
+
+
+def as_html(text: str) -> str:
+    """An XHTML source as HTML: empty elements get an end tag, CDATA sections are opened."""
+    return _EMPTY_ELEMENT.sub(r"<\1\2></\1>", text.replace("<![CDATA[", "").replace("]]>", ""))
 
 
 def parse(text: str) -> Any:

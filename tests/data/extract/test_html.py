@@ -73,6 +73,8 @@ def test_article_in_several_containers_is_whole() -> None:
         ('<pre class="lang-cpp">int  a;<br>int b;</pre>', "```cpp\nint  a;\nint b;\n```"),
         ("<pre>a\n```\nb</pre>", "````\na\n```\nb\n````"),
         ("<p>中文\n分行，“标点”。</p>", "中文分行，“标点”。"),
+        ("<div>　　第一段。<br><br>　　第二段。</div>", "第一段。\n\n第二段。"),
+        ("<?xml version='1.0'?><html><head><title/></head><body><p><a id='x'/>x</p></body></html>", "x"),
         ("<p>snake_case *stars* [brackets] 1. #no</p>", "snake_case *stars* [brackets] 1. #no"),
         ("<p hidden>no</p><p style='display: none'>no</p><p>yes</p>", "yes"),
     ],
@@ -189,6 +191,13 @@ def test_nesting_a_hundred_thousand_deep(opening: str, inner: str, closing: str)
     text = extract_html(opening * 100_000 + inner + closing * 100_000 + "<p>and after</p>").text
     assert "deep words" in text and "and after" in text
     assert time.process_time() - start < 10
+
+
+def test_pages_larger_than_the_marks_reach_lose_nothing() -> None:
+    links = "".join(f'<li><a href="/{n}">Chapter number {n}</a></li>' for n in range(20))
+    page = f"<nav><ul>{links}</ul></nav>" + "".join(f"<p>line {n}</p>" for n in range(50_000))
+    text = extract_html(page).text
+    assert text.count("line ") == 50_000 and "Chapter" not in text
 
 
 def test_nul_bytes_controls_and_surrogates_go() -> None:
