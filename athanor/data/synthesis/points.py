@@ -146,9 +146,9 @@ def load_taxonomy(paths: Iterable[str | Path] = ()) -> Taxonomy:
 
 @cache
 def _load(paths: tuple[str, ...]) -> Taxonomy:
-    taxonomy = Taxonomy()
+    taxonomy = _copy(_load(())) if paths else Taxonomy()
     problems: list[AthanorError] = []
-    for path in [*sorted(BUILT_IN.glob("*.yaml")), *map(Path, paths)]:
+    for path in map(Path, paths) if paths else sorted(BUILT_IN.glob("*.yaml")):
         if not path.is_file():
             raise AthanorError("no such taxonomy file", where=str(path), fix="a YAML file with subject and topics")
         source = read_source(path)
@@ -164,6 +164,13 @@ def _load(paths: tuple[str, ...]) -> Taxonomy:
     if problems:
         raise AthanorError("\n".join(map(str, problems)))
     return taxonomy
+
+
+def _copy(old: Taxonomy) -> Taxonomy:
+    """Its own dictionaries and lists; points are values and shared."""
+    templates = {kind: {x: list(texts) for x, texts in by.items()} for kind, by in old.templates.items()}
+    answers, layouts = ({x: list(texts) for x, texts in by.items()} for by in (old.answers, old.layouts))
+    return Taxonomy(dict(old.points), dict(old.subjects), dict(old.topics), templates, answers, layouts)
 
 
 def _add(taxonomy: Taxonomy, file: TaxonomyFile, source: Source, path: Path, problems: list[AthanorError]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from athanor.data.synthesis.codebase import Codebase, parse_module
 from athanor.data.synthesis.generators.base import generators
 from athanor.data.synthesis.generators.real_code import explanation
+from athanor.data.synthesis.narration import narrate
 from athanor.data.synthesis.points import load_taxonomy
 
 PLANTED = '''
@@ -209,3 +210,67 @@ def test_own_code_trees_and_damaged_files(tmp_path):
     draft = generators()["callees"](random.Random(0), 1, roots=[str(tmp_path)])
     assert draft.facts["module"] == "good"
     assert load_taxonomy().points["code.reading.callers"].served
+
+
+def test_narration_tells_every_statement_in_its_order_and_depth():
+    source = """
+def f(items, k=1):
+    \"\"\"Doc.\"\"\"
+    total = 0
+    for x in items:
+        if x > k:
+            total += x
+            continue
+        else:
+            try:
+                total -= g(x)
+            except ValueError:
+                raise KeyError(x)
+    else:
+        print(total)
+    while total:
+        break
+    with open(k) as file:
+        del total
+    return total
+"""
+    lines = narrate(ast.parse(source).body[0])
+    assert [line.en for line in lines] == [
+        "set `total` to `0`",
+        "for each `x` of `items`:",
+        "  if `x > k`:",
+        "    add `x` to `total`",
+        "    go on with the next round",
+        "  otherwise:",
+        "    try:",
+        "      subtract `g(x)` from `total`",
+        "    on `ValueError`:",
+        "      raise `KeyError(x)`",
+        "when the loop was not left:",
+        "  call `print(total)`",
+        "as long as `total`, repeat:",
+        "  leave the loop",
+        "within `open(k) as file`:",
+        "  run `del total`",
+        "return `total`",
+    ]
+    assert len(narrate(ast.parse(source).body[0], 3)) == 4
+    assert [len(line.zh) - len(line.zh.lstrip()) for line in lines] == [
+        len(line.en) - len(line.en.lstrip()) for line in lines
+    ]
+
+
+def test_every_statement_of_the_library_can_be_told():
+    """No statement is lost: as many lines as statements, heads of branches and handlers apart."""
+    for name in ("shlex", "csv", "argparse"):
+        for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(name)))):
+            if isinstance(node, ast.FunctionDef):
+                statements = [n for n in ast.walk(node) if isinstance(n, ast.stmt) and n is not node]
+                lines = narrate(node, 10_000)
+                docs = sum(
+                    ast.get_docstring(n) is not None
+                    for n in ast.walk(node)
+                    if isinstance(n, ast.FunctionDef) and n is node
+                )
+                assert len(lines) >= len(statements) - docs
+                assert all(isinstance(line.zh, str) and line.en for line in lines)

@@ -24,9 +24,9 @@ SMALL = SynthesisOptions(points=["math.arithmetic.*", "code.lists.*", "math.logi
 
 
 def test_the_same_seed_gives_the_same_tasks_and_another_seed_others():
-    one, again, other = (list(synthesise(SMALL, 150, seed)) for seed in (1, 1, 2))
+    one, again, other = (list(synthesise(SMALL, 80, seed)) for seed in (1, 1, 2))
     assert one == again
-    assert len({t.key for t in one} & {t.key for t in other}) < 40
+    assert len({t.key for t in one} & {t.key for t in other}) < 20
 
 
 def test_workers_and_hash_seeds_change_nothing(tmp_path):
@@ -48,9 +48,9 @@ def test_workers_and_hash_seeds_change_nothing(tmp_path):
 
 
 def test_no_question_twice_and_every_announced_answer_is_the_answer():
-    tasks = list(synthesise(ALL, 600, 5))
-    assert len(tasks) == 600
-    assert len({t.key for t in tasks}) == len({t.question for t in tasks}) == 600
+    tasks = list(synthesise(ALL, 350, 5))
+    assert len(tasks) == 350
+    assert len({t.key for t in tasks}) == len({t.question for t in tasks}) == 350
     for task in tasks:
         assert task.question in task.prompt
         if task.kind == "code":

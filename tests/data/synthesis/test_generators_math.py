@@ -69,7 +69,7 @@ def test_every_answer_is_that_of_an_independent_reference(topic):
                         expected = expected[0], "PQ" if level < 3 else "PQR"
                     assert _agrees(draft, expected), (point.id, served.name, draft, expected)
                     made += 1
-                    if made % 3 == 0:
+                    if made % 2 == 0:
                         break
             assert made, point.id
 

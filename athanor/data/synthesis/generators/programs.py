@@ -11,6 +11,7 @@ from typing import Any
 
 from athanor.data.synthesis import running
 from athanor.data.synthesis.generators.base import generator
+from athanor.data.synthesis.narration import narrate
 from athanor.data.synthesis.programs.base import Instance, Program, instance, programs
 from athanor.data.synthesis.types import Both, Draft, both
 
@@ -111,6 +112,7 @@ def write_function(r: random.Random, level: int, program: str | Sequence[str] = 
         f"Write a Python function. {made.about.en}\n{head}\nFor example:\n```\n{shown}\n```",
     )
     steps = [Both(f"函数要做的是：{made.about.zh}。", f"What is asked: {made.about.en}")]
+    steps += [Both("逐句来看：", "Statement by statement:"), *narrate(made.tree)]
     if family.order in ORDERS:
         order = ORDERS[family.order][0]
         steps.append(Both(f"下面的写法的时间复杂度为 {order}。", f"The version below takes {order} time."))

@@ -3,12 +3,14 @@
 # ruff: noqa: E501 (a question is one line, however long)
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Callable, Sequence
 
 from athanor.data.synthesis.codebase import MAX_LINES, Function, Module, codebase
 from athanor.data.synthesis.generators.base import generator, listing
 from athanor.data.synthesis.generators.programs import code_block
+from athanor.data.synthesis.narration import narrate
 from athanor.data.synthesis.types import Both, Draft, both
 
 _STATIC = "syntax tree"
@@ -86,6 +88,9 @@ def explanation(module: Module, f: Function) -> list[Both]:
     lines.append(Both(f"它直接抛出的异常：{raised.zh}。", f"Exceptions that it raises itself: {raised.en}."))
     lines.append(Both(f"它调用的本模块函数：{called.zh}。", f"Functions of the module that it calls: {called.en}."))
     lines.append(_structure(f))
+    tree = ast.parse(f.source).body[0]
+    assert isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef)
+    lines += [Both("逐句来看：", "Statement by statement:"), *narrate(tree)]
     return lines
 
 

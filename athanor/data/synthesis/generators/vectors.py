@@ -50,24 +50,7 @@ def coordinates(r: random.Random, level: int, what: str = "distance") -> Draft:
         facts["points"] = [x1, y1, x2, y2, x3, y3]
         return draft(facts, question, show(half), f"|{twice}| ÷ 2 = {show(half)}")
     if what == "transform":
-        name = r.choice(["x", "y", "o", "d", "r"][: 3 + level // 2])
-        zh, en, (x, y) = {
-            "x": ("关于 x 轴的对称点", "reflected in the x-axis", (x1, -y1)),
-            "y": ("关于 y 轴的对称点", "reflected in the y-axis", (-x1, y1)),
-            "o": ("关于原点的对称点", "reflected in the origin", (-x1, -y1)),
-            "d": ("关于直线 y = x 的对称点", "reflected in the line y = x", (y1, x1)),
-            "r": ("绕原点逆时针旋转 90° 后的点", "turned by 90° anticlockwise about the origin", (-y1, x1)),
-        }[name]
-        question = Both(
-            f"求点 ({x1}, {y1}) {zh}，按“x, y”回答。", f"Where does ({x1}, {y1}) go when {en}? Answer as “x, y”."
-        )
-        return draft(
-            {"what": what, "point": [x1, y1], "name": name},
-            question,
-            f"{x}, {y}",
-            f"({x1}, {y1}) → ({x}, {y})",
-            kind="list",
-        )
+        return _transformed(r, level, x1, y1)
     if what != "circle":
         raise ValueError(what)
     radius = r.randint(1, n)
@@ -80,6 +63,27 @@ def coordinates(r: random.Random, level: int, what: str = "distance") -> Draft:
     step = f"(x{signed(-x1)})^2 + (y{signed(-y1)})^2 = {radius * radius}"
     return draft(
         {"what": what, "centre": [x1, y1], "radius": radius}, question, f"{x1}, {y1}, {radius}", step, kind="list"
+    )
+
+
+def _transformed(r: random.Random, level: int, x1: int, y1: int) -> Draft:
+    name = r.choice(["x", "y", "o", "d", "r"][: 3 + level // 2])
+    zh, en, (x, y) = {
+        "x": ("关于 x 轴的对称点", "reflected in the x-axis", (x1, -y1)),
+        "y": ("关于 y 轴的对称点", "reflected in the y-axis", (-x1, y1)),
+        "o": ("关于原点的对称点", "reflected in the origin", (-x1, -y1)),
+        "d": ("关于直线 y = x 的对称点", "reflected in the line y = x", (y1, x1)),
+        "r": ("绕原点逆时针旋转 90° 后的点", "turned by 90° anticlockwise about the origin", (-y1, x1)),
+    }[name]
+    question = Both(
+        f"求点 ({x1}, {y1}) {zh}，按“x, y”回答。", f"Where does ({x1}, {y1}) go when {en}? Answer as “x, y”."
+    )
+    return draft(
+        {"what": "transform", "point": [x1, y1], "name": name},
+        question,
+        f"{x}, {y}",
+        f"({x1}, {y1}) → ({x}, {y})",
+        kind="list",
     )
 
 

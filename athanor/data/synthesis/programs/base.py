@@ -77,7 +77,7 @@ class Instance:
     def about(self) -> Both:
         """What it does, with its constants."""
         zh, en = self.program.about
-        return Both(zh.format(**self.constants), en.format(**self.constants)) if self.constants else self.program.about
+        return Both(zh.format(**self.constants), en.format(**self.constants))
 
     @property
     def signature(self) -> str:

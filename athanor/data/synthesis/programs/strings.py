@@ -89,7 +89,7 @@ def longest_word(text: str) -> str:
 @program(
     "判断括号 ()[]{{}} 是否配对",
     "Return whether the brackets ()[]{{}} of a string match.",
-    lambda r, n: (r.choice(["()[]", "([])", "{[()]}"]) + word(r, n // 3, "()[]"),),
+    lambda r, n: (r.choice(["()[]", "([])", "{[()]}"]) + r.choice(["", word(r, n // 3, "()[]")]),),
 )
 def brackets(text: str) -> bool:
     pairs = {")": "(", "]": "[", "}": "{"}
