@@ -65,7 +65,7 @@ class Perplexity(Step):
             mean = nats / tokens
         return {
             "nats_per_token": np.round(mean, _DIGITS).astype(np.float32),
-            "tokens": tokens.astype(np.int32),
+            "tokens": np.nan_to_num(tokens).astype(np.int32),
             "bits_per_byte": np.round(bits, _DIGITS).astype(np.float32),
         }
 
@@ -123,9 +123,7 @@ def document_costs(
     limit = min(max_tokens, model.config.max_position_embeddings)
     rows = [ids[:limit] for ids in tokenizer.encode_batch([text[: 16 * limit] for text in texts])]
     nats = np.full(len(texts), np.nan)
-    n_bytes = np.array(
-        [_bytes_of(tokenizer, ids, text) for ids, text in zip(rows, texts, strict=True)], dtype=np.float64
-    )
+    n_bytes = np.array([float(len(tokenizer.decode_bytes(ids))) or np.nan for ids in rows])
     device = next(model.parameters()).device
     with torch.inference_mode():
         for batch in _batches([len(ids) for ids in rows], batch_tokens):
@@ -142,11 +140,6 @@ def document_costs(
             for row, i in enumerate(batch):
                 nats[i] = float(costs_BT[row, : len(rows[i])].sum())
     return nats, np.array([float(len(ids)) or np.nan for ids in rows]), n_bytes
-
-
-def _bytes_of(tokenizer: Any, ids: Any, text: str) -> float:
-    """Bytes that the tokens stand for: all of the text's when they are all of it."""
-    return float(len(tokenizer.decode(list(ids)).encode("utf-8", "surrogatepass"))) if len(ids) else float("nan")
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
