@@ -93,11 +93,11 @@ def _read_text(raw: Any, text_page: Any, turn: Callable[..., Rect], out: Page) -
         return
     buffer = (ctypes.c_ushort * (n_chars + 1))()
     written = raw.FPDFText_GetText(text_page, 0, n_chars, buffer)
-    text = bytes(buffer)[: max(written - 1, 0) * 2].decode("utf-16-le", "surrogatepass")
-    if len(text) != n_chars:
-        # Characters without a code or beyond the 16-bit plane shift the two counts: ask for each character.
+    units = buffer[: max(written - 1, 0)]
+    text = "".join(map(chr, units))  # one character a unit, so that the places stay; halves are joined word by word
+    if len(text) != n_chars:  # characters without a code shift the two counts: ask for each
         codes = (raw.FPDFText_GetUnicode(text_page, i) for i in range(n_chars))
-        text = "".join(chr(c) if 0 < c < 0x110000 and not 0xD800 <= c < 0xE000 else "\ufffd" for c in codes)
+        text = "".join(chr(c) if 0 < c < 0x110000 else "\ufffd" for c in codes)
     out.n_chars = sum(not c.isspace() for c in text)
     box = raw.FS_RECTF()
     reference = ctypes.byref(box)
@@ -112,7 +112,7 @@ def _read_text(raw: Any, text_page: Any, turn: Callable[..., Rect], out: Page) -
             first, last = line.start() + word.start(), line.start() + word.end() - 1
             a, b = box_of(first), box_of(last)
             rect = turn(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
-            words.append((word[0], rect, first))
+            words.append((_undoubled(word[0], rect), rect, first))
         _split(raw, text_page, words, out)
         if words and text[line.end() : line.end() + 1] == _HYPHEN:
             out.segments[-1].hyphen = True
@@ -145,10 +145,29 @@ def _add(raw: Any, text_page: Any, run: list[tuple[str, Rect, int]], out: Page) 
     # The matrix of the text may scale the font, so the height of the glyph box is the better measure of its size.
     size = round((box[3] - box[1]) * 2) / 2
     hyphen = run[-1][0][-1] in "\x02\xad"
-    words = [(plain, rect) for text, rect, _ in run if (plain := text.translate(_UNSEEN))]
+    words = [(plain, rect) for text, rect, _ in run if (plain := _whole(text.translate(_UNSEEN)))]
     if words:
         weight = raw.FPDFText_GetFontWeight(text_page, index)
         out.segments.append(Segment(words, size, weight >= 600 or _is_bold(raw, text_page, index), box, hyphen))
+
+
+def _undoubled(word: str, rect: Rect) -> str:
+    """Chinese written several times over itself (a way to draw bold) as it is seen: once.
+
+    A character is about 0.75 heights of its box wide; what repeats in half that room lies on top of itself.
+    """
+    if len(word) < 4 or not "\u3000" <= word[0] <= "\u9fff":
+        return word
+    period = (word + word).find(word, 1)
+    overlaps = rect[2] - rect[0] < 0.55 * len(word) * (rect[3] - rect[1])
+    return word[:period] if period < len(word) and overlaps else word
+
+
+def _whole(word: str) -> str:
+    """Halves of characters beyond the 16-bit plane as the characters they are; a half alone cannot be read."""
+    if word.isascii() or not any("\ud800" <= c <= "\udfff" for c in word):
+        return word
+    return word.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _is_bold(raw: Any, text_page: Any, index: int) -> bool:

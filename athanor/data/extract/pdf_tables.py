@@ -19,6 +19,8 @@ _MAX_LINES = 200
 
 #: Cells with more text than this are columns of prose.
 _MAX_CELL_CHARS = 400
+#: A cell is one run of words; labels of a drawing stand about without keeping to columns.
+_SEGMENTS_PER_CELL = 1.25
 #: Two columns of prose: how wide the strip between them is, and how many long lines stand on either side.
 _MIN_STRIP_POINTS = 8.0
 _LONG_SHARE = 0.7
@@ -167,7 +169,8 @@ def _grid_rows(
             place = {(r + i, c + j) for i in range(height) for j in range(width)}
             taken |= place
             held = [word for key in sorted(place) for word in words.get(key, ())]
-            if width == n_columns and (split := _open_rows(xs, held, height)):
+            headed = any(sum(bool(cell.text) for cell in above) > n_columns // 2 for above in rows)
+            if width == n_columns and headed and (split := _open_rows(xs, held, height)):
                 rows += split
                 continue
             row.append(Cell("\n".join(_lines(held)), width, height))
@@ -339,6 +342,8 @@ def _aligned_table(run: list[list[Segment]]) -> Table | None:
     if n_columns < 2 or (n_columns < 4 and all(_MARK.fullmatch(row[0].text) for row in rows)):
         return None
     filled = [len(cell.text) for row in rows for cell in row if cell.text]
+    if sum(map(len, run)) > _SEGMENTS_PER_CELL * len(filled):
+        return None
     numeric = sum(any(c.isdigit() for c in cell.text) for row in rows for cell in row)
     share = len(filled) / (len(rows) * n_columns)
     mean = statistics.fmean(filled)
