@@ -164,6 +164,8 @@ def _number(value: int, kind: str) -> str:
         return roman.lower() if kind == "lowerRoman" else roman
     if kind.startswith(("chinese", "ideograph", "taiwanese", "japaneseCounting")) and 0 < value < 100:
         return _chinese(value)
+    if kind.startswith("decimalEnclosedCircle") and 0 < value <= 20:
+        return chr(ord("①") + value - 1)
     return f"{value:02d}" if kind == "decimalZero" else str(value)
 
 

@@ -63,6 +63,22 @@ def test_lists_keep_their_numbers_across_what_stands_between() -> None:
     assert found == "1. a\n2. b\n    2.a) b1\n    2.b) b2\n- dot\n\nprose\n\n3. c\n"
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("decimal", "3"), ("upperLetter", "C"), ("lowerRoman", "iii"), ("upperRoman", "III"), ("decimalZero", "03"),
+        ("chineseCounting", "三"), ("decimalEnclosedCircle", "③"),
+    ],
+)  # fmt: skip
+def test_numbers_of_headings_as_they_are_printed(kind: str, expected: str) -> None:
+    level = f'<w:lvl w:ilvl="0"><w:start w:val="3"/><w:numFmt w:val="{kind}"/><w:lvlText w:val="第%1章"/></w:lvl>'
+    numbering = f'<w:abstractNum w:abstractNumId="0">{level}</w:abstractNum>'
+    numbering += '<w:num w:numId="1"><w:abstractNumId w:val="0"/></w:num>'
+    place = '<w:pStyle w:val="H1"/><w:numPr><w:ilvl w:val="0"/><w:numId w:val="1"/></w:numPr>'
+    body = f"<w:p><w:pPr>{place}</w:pPr><w:r><w:t>引言</w:t></w:r></w:p>"
+    assert extract_docx(docx(body, STYLES, numbering)).text == f"# 第{expected}章 引言\n"
+
+
 def test_merged_cells_keep_their_spans() -> None:
     down, on = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
     rows = [cell("h", '<w:gridSpan w:val="2"/>'), cell("l", down) + cell("1"), cell("", on) + cell("2")]
