@@ -70,7 +70,7 @@ def class_of(data: bytes) -> str:
         return "Japanese"
     if "Latin" in found and "English" in found:
         return "Latin"
-    weak = ("signs", "white space", "digits")
+    weak = ("white space", "signs", "digits")
     for kind in weak:
         if len(found) > 1:
             found.pop(kind, None)

@@ -13,7 +13,6 @@ using namespace athanor;
 
 namespace {
 
-constexpr size_t CACHE_BYTES = 48u << 20;  // of pieces and ids; then the cache begins anew
 constexpr size_t LONGEST_CACHED = 256;     // bytes of a piece
 
 // Bytes -> number, open addressing; keys live in one arena.
@@ -108,6 +107,7 @@ struct Model {
 // What one thread needs: its cache and its scratch.
 struct Encoder {
     const Model* model;
+    size_t cache_bytes;  // of pieces and ids; then the cache begins anew
     Pieces pieces;
     std::vector<uint64_t> spans;  // of cached ids: start << 32 | count, by the piece's number
     std::vector<int32_t> ids;
@@ -175,7 +175,7 @@ struct Encoder {
             return count;
         }
         const size_t count = merge(s, n, out);
-        if (pieces.arena.size() + ids.size() * 4 + pieces.used * 64 > CACHE_BYTES) {
+        if (pieces.arena.size() + ids.size() * 4 + pieces.used * 64 > cache_bytes) {
             pieces.clear();
             spans.clear();
             ids.clear();
@@ -253,9 +253,10 @@ void* athanor_model_new(const uint8_t* flags, int64_t max_digits, const int32_t*
 
 void athanor_model_free(void* handle) { delete static_cast<Model*>(handle); }
 
-void* athanor_encoder_new(const void* model) {
+void* athanor_encoder_new(const void* model, int64_t cache_bytes) {
     auto* encoder = new Encoder{};
     encoder->model = static_cast<const Model*>(model);
+    encoder->cache_bytes = cache_bytes;
     return encoder;
 }
 

@@ -49,7 +49,9 @@ def digits_policy(state: dict[str, Any]) -> Digits | None:
 class FastEncoder:
     """The encoder of one vocabulary. Safe in several threads: each has a cache of its own."""
 
-    def __init__(self, library: ctypes.CDLL, digits: Digits, byte_ids: Int32s, merges: Int32s, made: Int32s) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, digits: Digits, byte_ids: Int32s, merges: Int32s, made: Int32s, cache_bytes: int
+    ) -> None:
         self._library, self._flags = library, flags()
         self._model = Handle(
             library,
@@ -57,11 +59,12 @@ class FastEncoder:
             *(pointer(self._flags), ctypes.c_int64(MAX_DIGITS[digits])),
             *(pointer(byte_ids), pointer(merges), pointer(made), ctypes.c_int64(len(made))),
         )
+        self._cache_bytes = cache_bytes
         self._idle: list[Handle] = []
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, backend: Backend) -> FastEncoder | None:
+    def of(cls, backend: Backend, cache_bytes: int = 48 << 20) -> FastEncoder | None:
         """The encoder of this vocabulary, or None where the kernel cannot give the same ids or cannot be built."""
         state = json.loads(backend.to_str())
         model, digits = state["model"], digits_policy(state)
@@ -75,13 +78,14 @@ class FastEncoder:
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         merges = np.array([[vocabulary[a], vocabulary[b]] for a, b in pairs], dtype=np.int32).reshape(-1, 2)
         made = np.array([vocabulary[a + b] for a, b in pairs], dtype=np.int32)
-        return cls(library, digits, np.array([vocabulary[c] for c in BYTE_CHARACTERS], dtype=np.int32), merges, made)
+        byte_ids = np.array([vocabulary[c] for c in BYTE_CHARACTERS], dtype=np.int32)
+        return cls(library, digits, byte_ids, merges, made, cache_bytes)
 
     def _borrow(self) -> Handle:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return Handle(self._library, "encoder", self._model.at)
+        return Handle(self._library, "encoder", self._model.at, ctypes.c_int64(self._cache_bytes))
 
     def _give_back(self, encoder: Handle) -> None:
         with self._lock:

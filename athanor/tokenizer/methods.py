@@ -1,7 +1,7 @@
 """Ways to one vocabulary for several domains. Each gives exactly N tokens, every one reachable, or says why not.
 
 ``natural``   one BPE over all text as it comes: a domain's share of the text is its say.
-``balanced``  one BPE over counts scaled so that every domain has the same number of bytes.
+``balanced``  one BPE over counts scaled so that every domain has (nearly, see ``balance``) the same number of bytes.
 ``parity``    every merge serves the domain that is compressed worst so far (arXiv 2508.04796).
 ``union``     a vocabulary of its own for each domain, the lists united and de-duplicated; then merges are derived anew,
               by BPE on balanced counts that may only make tokens of the union, and filled up to N. (Pangu Ultra,
@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,6 +32,9 @@ from athanor.tokenizer.train import byte_level, special_tokens
 Method = Literal["union", "balanced", "parity", "natural"]
 METHODS: tuple[Method, ...] = ("union", "balanced", "parity", "natural")
 _BYTES = 256
+#: The guard of ``_balanced``: rounds at most, the shortfall it lets pass, and a first guess of how bytes a token answer
+#: to a domain's say (a say e times as large gains this much of itself; from the second round on that is measured).
+_ROUNDS, _TOLERANCE, _ANSWER = 5, 0.001, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +101,65 @@ def _merges(
         return learn(pieces, rules, progress=progress)
     if settings.method == "natural":
         return learn(pieces, rules, _scores(pieces, natural), progress=progress)
+    return _balanced(pieces, settings, natural, rules, progress)
+
+
+def _balanced(
+    pieces: PieceCounts,
+    settings: Settings,
+    natural: Mapping[str, int],
+    rules: Rules,
+    progress: Progress | None,
+) -> Learned:
+    """``union`` and ``balanced``: again with more say for a domain that the natural mixture would have served better
+    (all but the largest, which is to give), unless the say was set by hand."""
     wanted = _balanced_bytes(pieces, settings, natural)
-    candidates = _candidates(pieces, rules, wanted) if settings.method == "union" and len(wanted) > 1 else ()
-    return learn(pieces, rules, _scores(pieces, wanted), candidates, progress)
+    lists = _own_vocabularies(pieces, rules, wanted) if settings.method == "union" and len(wanted) > 1 else {}
+    guarded = len(wanted) > 1 and not settings.weights and settings.balance > 0
+    reference: dict[str, int] = {}
+    before: dict[str, tuple[float, int]] = {}
+    for _ in range(_ROUNDS if guarded else 1):
+        candidates = _candidates(pieces, lists, wanted, rules.max_merges)
+        learned = learn(pieces, rules, _scores(pieces, wanted), candidates, progress)
+        if not guarded or len(learned) < rules.max_merges:
+            return learned
+        if not reference:
+            reference = _tokens(pieces, learn(pieces, rules, _scores(pieces, natural)), settings)
+        now, dominant = _tokens(pieces, learned, settings), max(wanted, key=natural.__getitem__)
+        behind = [d for d in wanted if d != dominant and now[d] > reference[d] * (1 + _TOLERANCE)]
+        if not behind:
+            return learned
+        said = {d: (wanted[d], now[d]) for d in behind}
+        for domain in behind:
+            wanted[domain] *= _more_say(said[domain], before.get(domain), reference[domain])
+        before = said
+    return learned
 
 
-def _candidates(pieces: PieceCounts, rules: Rules, wanted: Mapping[str, float]) -> set[bytes]:
+def _more_say(now: tuple[float, int], before: tuple[float, int] | None, wanted_tokens: int) -> float:
+    """By what to multiply a domain's say, from (say, tokens) of this round and the last (a secant in logarithms)."""
+    answer = _ANSWER
+    if before is not None:
+        answer = math.log(before[1] / now[1]) / math.log(now[0] / before[0])
+    step = math.log(now[1] / wanted_tokens) / answer if answer > 0 else math.inf
+    return math.exp(min(max(step, 0.02), math.log(2)))
+
+
+def _tokens(pieces: PieceCounts, learned: Learned, settings: Settings) -> dict[str, int]:
+    """How many tokens each domain's pieces make."""
+    tokenizer = _backed(learned, settings.specials, pieces.digits)
+    texts = [piece.decode() for piece in pieces.pieces()]
+    lengths = np.array([len(ids) for ids in tokenizer.encode_batch_to_arrays(texts)], dtype=np.int64)
+    return dict(zip(pieces.domains, (lengths @ pieces.counts).tolist(), strict=True))
+
+
+def _own_vocabularies(pieces: PieceCounts, rules: Rules, wanted: Mapping[str, float]) -> dict[str, Learned]:
+    return {name: learn(pieces.only(i), rules) for i, name in enumerate(pieces.domains) if name in wanted}
+
+
+def _candidates(
+    pieces: PieceCounts, lists: Mapping[str, Learned], wanted: Mapping[str, float], size: int
+) -> set[bytes]:
     """The tokens of the domains' own vocabularies that gain most, as many as fit.
 
     A token's gain in a domain is the share of the domain's tokens it saves when it is learned there (times the domain's
@@ -110,13 +167,11 @@ def _candidates(pieces: PieceCounts, rules: Rules, wanted: Mapping[str, float]) 
     in each, not at the same length: a domain that is soon served leaves room to the others.
     """
     gains: dict[bytes, float] = {}
-    for number, name in enumerate(pieces.domains):
-        if name in wanted:
-            learned = learn(pieces.only(number), rules)
-            unit = wanted[name] / int(pieces.n_bytes[number])
-            for token, gain in zip(learned.tokens(), learned.gains.tolist(), strict=True):
-                gains[token] = gains.get(token, 0.0) + gain * unit
-    return set(sorted(gains, key=lambda token: (-gains[token], len(token), token))[: rules.max_merges])
+    for name, learned in lists.items():
+        unit = wanted[name] / int(pieces.n_bytes[pieces.domains.index(name)])
+        for token, gain in zip(learned.tokens(), learned.gains.tolist(), strict=True):
+            gains[token] = gains.get(token, 0.0) + gain * unit
+    return set(sorted(gains, key=lambda token: (-gains[token], len(token), token))[:size])
 
 
 def _balanced_bytes(pieces: PieceCounts, settings: Settings, natural: Mapping[str, int]) -> dict[str, float]:
@@ -153,8 +208,9 @@ def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, i
     if settings.min_frequency > 1:
         values = {name: getattr(settings, name) for name in ("method", "reserved", "balance", "weights")}
         more = len(_merges(pieces, Settings(settings.vocab_size, min_frequency=1, **values), natural)) + least
-        reach = "all of them" if more == settings.vocab_size else f"{more}"
-        fix += f"; tokenizer.min_frequency=1 reaches {reach}, with tokens seen once"
+        if more > learned + least:
+            reach = "all of them" if more == settings.vocab_size else f"{more}"
+            fix += f"; tokenizer.min_frequency=1 reaches {reach}, with tokens seen once"
     return AthanorError(
         f"the text is enough for a vocabulary of {learned + least} tokens; {settings.vocab_size} were asked for",
         where="tokenizer.vocab_size",
@@ -163,7 +219,16 @@ def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, i
 
 
 def assemble(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
-    """A tokenizer of learned merges: ids 0… are the specials, then the bytes, then the merges in order."""
+    """A tokenizer of learned merges, asserted to have every token, and every token reachable."""
+    tokenizer = _backed(learned, specials, digits)
+    lost = unreachable(tokenizer)
+    if lost or tokenizer.vocab_size != len(specials) + _BYTES + len(learned):
+        raise AssertionError(f"of {tokenizer.vocab_size} tokens cannot be reached: {lost[:20]}")
+    return tokenizer
+
+
+def _backed(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
+    """Ids 0… are the specials, then the bytes, then the merges in order."""
     ids = byte_ids(len(specials))
     spelled = {int(ids[byte]): character for byte, character in enumerate(BYTE_CHARACTERS)}
     pairs: list[tuple[str, str]] = []
@@ -173,11 +238,7 @@ def assemble(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer
     vocabulary = {token: i for i, token in enumerate(specials)} | {token: i for i, token in sorted(spelled.items())}
     backend = byte_level(models.BPE(vocabulary, pairs), digits)
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in specials])
-    tokenizer = Tokenizer(backend, eos=EOS, pad=PAD)
-    lost = unreachable(tokenizer)
-    if lost or tokenizer.vocab_size != len(vocabulary):
-        raise AssertionError(f"{len(lost)} tokens cannot be reached, first {tokenizer.token_bytes[lost[0]]!r}")
-    return tokenizer
+    return Tokenizer(backend, eos=EOS, pad=PAD)
 
 
 def unreachable(tokenizer: Tokenizer) -> list[int]:
