@@ -100,7 +100,7 @@ def _merges(
     if settings.method == "parity":
         return learn(pieces, rules, progress=progress)
     if settings.method == "natural":
-        return learn(pieces, rules, _scores(pieces, natural), progress=progress)
+        return learn(pieces, rules, weighted_scores(pieces, natural), progress=progress)
     return _balanced(pieces, settings, natural, rules, progress)
 
 
@@ -120,11 +120,11 @@ def _balanced(
     before: dict[str, tuple[float, int]] = {}
     for _ in range(_ROUNDS if guarded else 1):
         candidates = _candidates(pieces, lists, wanted, rules.max_merges)
-        learned = learn(pieces, rules, _scores(pieces, wanted), candidates, progress)
+        learned = learn(pieces, rules, weighted_scores(pieces, wanted), candidates, progress)
         if not guarded or len(learned) < rules.max_merges:
             return learned
         if not reference:
-            reference = _tokens(pieces, learn(pieces, rules, _scores(pieces, natural)), settings)
+            reference = _tokens(pieces, learn(pieces, rules, weighted_scores(pieces, natural)), settings)
         now, dominant = _tokens(pieces, learned, settings), max(wanted, key=natural.__getitem__)
         behind = [d for d in wanted if d != dominant and now[d] > reference[d] * (1 + _TOLERANCE)]
         if not behind:
@@ -147,7 +147,7 @@ def _more_say(now: tuple[float, int], before: tuple[float, int] | None, wanted_t
 
 def _tokens(pieces: PieceCounts, learned: Learned, settings: Settings) -> dict[str, int]:
     """How many tokens each domain's pieces make."""
-    tokenizer = _backed(learned, settings.specials, pieces.digits)
+    tokenizer = build(learned, settings.specials, pieces.digits)
     texts = [piece.decode() for piece in pieces.pieces()]
     lengths = np.array([len(ids) for ids in tokenizer.encode_batch_to_arrays(texts)], dtype=np.int64)
     return dict(zip(pieces.domains, (lengths @ pieces.counts).tolist(), strict=True))
@@ -189,7 +189,7 @@ def _balanced_bytes(pieces: PieceCounts, settings: Settings, natural: Mapping[st
     }
 
 
-def _scores(pieces: PieceCounts, wanted: Mapping[str, float]) -> Int64s:
+def weighted_scores(pieces: PieceCounts, wanted: Mapping[str, float]) -> Int64s:
     """Counts with each domain scaled to ``wanted`` bytes (in proportion), in whole numbers so that sums are exact."""
     share = np.array([wanted.get(name, 0.0) for name in pieces.domains], dtype=np.float64)
     scale = np.divide(share, pieces.n_bytes, out=np.zeros_like(share), where=pieces.n_bytes > 0)
@@ -220,14 +220,14 @@ def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, i
 
 def assemble(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
     """A tokenizer of learned merges, asserted to have every token, and every token reachable."""
-    tokenizer = _backed(learned, specials, digits)
+    tokenizer = build(learned, specials, digits)
     lost = unreachable(tokenizer)
     if lost or tokenizer.vocab_size != len(specials) + _BYTES + len(learned):
         raise AssertionError(f"of {tokenizer.vocab_size} tokens cannot be reached: {lost[:20]}")
     return tokenizer
 
 
-def _backed(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
+def build(learned: Learned, specials: list[str], digits: Digits) -> Tokenizer:
     """Ids 0… are the specials, then the bytes, then the merges in order."""
     ids = byte_ids(len(specials))
     spelled = {int(ids[byte]): character for byte, character in enumerate(BYTE_CHARACTERS)}
