@@ -32,8 +32,13 @@ def train_from_corpus(wanted: TokenizerRecipe, corpus: Corpus, out: Path, say: S
     """
     texts = TrainingTexts(corpus, wanted.train_bytes)
     if wanted.method == "joint":
-        options = {"min_frequency": wanted.min_frequency, "digits": wanted.digits, "reserved": wanted.reserved}
-        return train_tokenizer((text for _, text in texts), wanted.vocab_size, **options)
+        return train_tokenizer(
+            (text for _, text in texts),
+            wanted.vocab_size,
+            min_frequency=wanted.min_frequency,
+            digits=wanted.digits,
+            reserved=wanted.reserved,
+        )
     pieces = count_pieces(texts, wanted.digits)
     natural = texts.natural_bytes
     for name, n in zip(pieces.domains, pieces.n_bytes.tolist(), strict=True):

@@ -16,7 +16,9 @@ from athanor.errors import AthanorError
 class Corpus(Protocol):
     """What is needed of a corpus directory (``athanor.data.build.CorpusDir``)."""
 
-    report: Mapping[str, Any]
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """What `data build` counted."""
 
     @property
     def sources(self) -> list[str]:
