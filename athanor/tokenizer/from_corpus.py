@@ -11,6 +11,7 @@ from athanor.errors import AthanorError
 from athanor.files import write_atomic, write_json
 from athanor.tokenizer.classes import classes
 from athanor.tokenizer.counts import PieceCounts, count_pieces
+from athanor.tokenizer.frequency import frequencies, tokens_by_domain
 from athanor.tokenizer.measure import comparison
 from athanor.tokenizer.methods import METHODS, Method, Settings, train_domains, unreachable
 from athanor.tokenizer.page import page, table
@@ -104,6 +105,8 @@ def _report(
         "fingerprint": tokenizer.fingerprint,
         "unreachable": len(unreachable(tokenizer)),
         "classes": classes(tokenizer),
+        "tokens_by_domain": tokens_by_domain(tokenizer, pieces),
+        "frequencies": frequencies(pieces),
         "counted_bytes": dict(zip(pieces.domains, pieces.n_bytes.tolist(), strict=True)),
         "natural_bytes": natural,
         "measured_on": "held-out documents"

@@ -45,6 +45,31 @@ def class_rows(found: Mapping[str, int]) -> list[list[str]]:
     return [["class", "tokens", "share"], *lines, ["all", f"{total:,}", ""]]
 
 
+def domain_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Header and lines: what each domain's text consists of, and how many tokens serve mostly it."""
+    head = [
+        "domain",
+        "pieces",
+        "distinct",
+        "seen once",
+        "in the top 10,000",
+        "in no other domain",
+        "tokens mostly its own",
+    ]
+    owned = result["tokens_by_domain"]
+    lines = [
+        [
+            name,
+            f"{figures['pieces']:,}",
+            f"{figures['distinct']:,}",
+            *(f"{figures[key]:.1%}" for key in ("once_share", "head_share", "own_share")),
+            f"{owned[name]:,}",
+        ]
+        for name, figures in result["frequencies"].items()
+    ]
+    return [head, *lines, *([name, *[""] * 5, f"{owned[name]:,}"] for name in ("shared", "unused"))]
+
+
 def kinds(result: Mapping[str, Any]) -> list[str]:
     """Which groupings the figures have: languages only where there is more than one."""
     first = next(iter(result["tokenizers"].values()))
@@ -56,7 +81,7 @@ def table(result: Mapping[str, Any]) -> str:
     parts = []
     if "classes" in result:
         head = f"{result['vocab_size']:,} tokens by {result['method']}, {result['unreachable']} unreachable"
-        parts += [head, aligned(class_rows(result["classes"]))]
+        parts += [head, aligned(class_rows(result["classes"])), aligned(domain_rows(result))]
     if result.get("measured_on"):
         parts.append(f"measured on {result['measured_on']}")
     parts += [aligned(rows(result, kind)) for kind in kinds(result)]

@@ -6,6 +6,8 @@ import pytest
 
 from athanor.tokenizer import Tokenizer, train_tokenizer
 from athanor.tokenizer.classes import CLASSES, class_of, classes
+from athanor.tokenizer.counts import count_pieces
+from athanor.tokenizer.frequency import frequencies, tokens_by_domain
 from athanor.tokenizer.measure import comparison, fit, harmonic_mean
 from athanor.tokenizer.page import page, table
 
@@ -50,6 +52,20 @@ def test_classes_add_up(tokenizer: Tokenizer) -> None:
     assert sum(found.values()) == 290 and set(found) <= set(CLASSES)
     assert found["special"] == 6 and found["digits"] == 10 and found["part of a character"] >= 128
     assert class_of(b"\xe4\xb8") == "part of a character"
+
+
+def test_frequencies_and_tokens_by_domain() -> None:
+    docs = [("en", "the cat the dog"), ("en", "the end"), ("zh", "苹果，苹果 the")]
+    pieces = count_pieces(docs)
+    found = frequencies(pieces)
+    assert found["en"]["pieces"] == 6 and found["en"]["distinct"] == 5  # "the", " cat", " the", " dog", " end"
+    assert found["en"]["top"]["the"] == 2 and found["en"]["once_share"] == pytest.approx(4 / 5)
+    assert found["zh"]["own_share"] == pytest.approx(2 / 3) and found["zh"]["top"] == {"苹果": 2, "，": 1, " the": 1}
+    tokenizer = train_tokenizer([text for _, text in docs] * 4, 280)
+    owned = tokens_by_domain(tokenizer, pieces)
+    assert sum(owned.values()) == 280 - 6 and owned["unused"] > 200
+    apple = tokenizer.encode("苹果")
+    assert owned["zh"] >= len(set(apple)) and owned["en"] >= 2
 
 
 def test_comparison_with_a_baseline(tokenizer: Tokenizer) -> None:

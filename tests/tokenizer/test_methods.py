@@ -226,7 +226,7 @@ def test_the_preset_size(method: Method) -> None:
     scripts = {"english": "etaoinshrdlu", "chinese": "的一是不了人我在有他这中大来上国个到说们为子", "code": "_abcxyz"}
     documents: Docs = []
     for domain, letters in scripts.items():
-        lexicon = words(rng, letters, 80_000, 9)
-        documents += [(domain, zipf_text(rng, lexicon, 400_000 if domain == "english" else 150_000, " "))]
+        lexicon = words(rng, letters, 160_000, 9)
+        documents += [(domain, zipf_text(rng, lexicon, 900_000 if domain == "english" else 300_000, " "))]
     tokenizer = train_domains(count_pieces(documents), Settings(153_376, method, min_frequency=1, reserved=256))
     assert tokenizer.vocab_size == 153_376 and unreachable(tokenizer) == []
