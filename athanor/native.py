@@ -28,7 +28,7 @@ def load(
 
     ``version``: what else the result depends on, for example the version of a library that is linked.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++"))), None)
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
     if os.environ.get("ATHANOR_NATIVE") == "0" or compiler is None:
         return None
     try:

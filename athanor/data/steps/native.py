@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from athanor import native
 from athanor.data.steps.chars import char_table
-from athanor.data.steps.compiled import shared_library
 
 SOURCE = Path(__file__).with_name("text_counts.cpp")
 #: No -march=native: byte loops gain nothing from it, and the cache may lie on a disk that several machines share.
-FLAGS = ("-std=c++17", "-O3")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
 _Text = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
@@ -75,5 +75,5 @@ def _argument(value: Any) -> ctypes.c_void_p | ctypes.c_int64:
 @cache
 def text_counts() -> TextCounts | None:
     """The library of this machine, built if the cache does not have it; None where it cannot be had."""
-    library = shared_library(SOURCE, FLAGS)
+    library = native.load("text-counts", [SOURCE], FLAGS)
     return TextCounts(library) if library is not None else None

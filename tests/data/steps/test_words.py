@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from athanor.data.steps import native, plain, words
 from athanor.data.steps.base import Docs
 from athanor.data.steps.chars import BIT, char_table
-from athanor.data.steps.compiled import shared_library
 
 PIECES = [
     "the",
@@ -205,15 +204,3 @@ def test_languages_without_spaces_are_known_or_told_by_their_letters():
 
 
 @needs_compiler
-def test_a_source_that_does_not_compile_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    good, bad = tmp_path / "good.cpp", tmp_path / "bad.cpp"
-    good.write_text('extern "C" int answer() { return 42; }')
-    bad.write_text("no C++")
-    library = shared_library(good, ("-O1",))
-    assert library is not None and library.answer() == 42
-    assert shared_library(bad, ("-O1",)) is None
-    assert [path.suffix for path in (tmp_path / "athanor").iterdir()] == [".so"]
-    monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    monkeypatch.setenv("PATH", "")
-    assert shared_library(good, ("-O1",)) is None
