@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -206,8 +206,8 @@ def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, i
     least = len(settings.specials) + _BYTES
     fix = f"set tokenizer.vocab_size={learned + least} or less, or add text"
     if settings.min_frequency > 1:
-        values = {name: getattr(settings, name) for name in ("method", "reserved", "balance", "weights")}
-        more = len(_merges(pieces, Settings(settings.vocab_size, min_frequency=1, **values), natural)) + least
+        by_hand = settings.weights or dict.fromkeys(pieces.domains, 1.0)  # one round, the guard would only take time
+        more = len(_merges(pieces, replace(settings, min_frequency=1, weights=by_hand), natural)) + least
         if more > learned + least:
             reach = "all of them" if more == settings.vocab_size else f"{more}"
             fix += f"; tokenizer.min_frequency=1 reaches {reach}, with tokens seen once"
