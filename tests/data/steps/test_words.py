@@ -6,7 +6,6 @@ import re
 import resource
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +200,3 @@ def test_languages_without_spaces_are_known_or_told_by_their_letters():
     docs = Docs.of(["hello", "hello", "今天天气很好", "日本語です", "안녕"], language=["zh", "en", "und", "und", "und"])
     assert words.spaceless(docs).tolist() == [True, False, True, True, False]
     assert plain.table([], 3).shape == (0, 3)
-
-
-@needs_compiler
