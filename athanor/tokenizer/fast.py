@@ -124,7 +124,8 @@ class FastEncoder:
 
 
 def _cut(ids: Int32s, ends: Int64s) -> list[Int32s]:
-    return np.split(ids, ends[:-1]) if len(ends) else []
+    cuts = [0, *ends.tolist()]
+    return [ids[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
 def pieces(text: str, digits: Digits = "single") -> list[str]:
