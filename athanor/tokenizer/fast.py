@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 from athanor.tokenizer.kernel import Bytes, Handle, Int32s, Int64s, joined, kernel, pointer
 from athanor.tokenizer.pattern import MAX_DIGITS, Digits, flags, pattern
 
+_THREAD_BYTES = 200_000  # less is not worth a thread
 _PLAIN = {"dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}
 
 
@@ -104,8 +105,9 @@ class FastEncoder:
         return ids[:n].copy() if n * 2 < len(ids) else ids[:n], ends
 
     def encode_many(self, texts: Sequence[bytes], threads: int) -> list[Int32s]:
-        """Ids of each text, on ``threads`` threads that share the texts by their bytes."""
-        sizes = np.cumsum([len(text) for text in texts]) if texts else np.zeros(1)
+        """Ids of each text, on up to ``threads`` threads that share the texts by their bytes."""
+        sizes = np.cumsum([len(text) for text in texts]) if texts else np.zeros(1, dtype=np.int64)
+        threads = min(threads, 1 + int(sizes[-1]) // _THREAD_BYTES)
         cuts = np.searchsorted(sizes, np.linspace(0, sizes[-1], threads + 1)[1:-1], side="left")
         parts = [part for part in np.split(np.arange(len(texts)), cuts) if len(part)]
         chunks = [texts[part[0] : part[-1] + 1] for part in parts]

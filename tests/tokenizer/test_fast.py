@@ -105,7 +105,7 @@ def test_a_cache_that_overflows_changes_nothing(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_and_arrays_agree(tokenizer: Tokenizer, threads: int) -> None:
-    some = [*TEXTS, "", "x", *(text[i:] for i in range(9) for text in TEXTS), ""]
+    some = [*TEXTS, "", "x", *(text[i:] for i in range(9) for text in TEXTS), "", *(text * 99 for text in TEXTS * 5)]
     expected = [tokenizer.backend.encode(text).ids for text in some]
     assert tokenizer.encode_batch(some, threads=threads) == expected
     assert [a.tolist() for a in tokenizer.encode_batch_to_arrays(some, threads)] == expected
