@@ -54,7 +54,7 @@ def corpus_lengths(folder: Path | None, own_table: int = OWN_TABLE) -> dict[str,
         texts = (x.text for x in read_file(file) if isinstance(x, Document))
         lens = np.array([max(2, len(text.encode()) // BYTES_PER_TOKEN) for text in texts], dtype=np.int64)
         if len(lens):
-            by_file[file.path.name.split(".")[0]] = lens
+            by_file[file.name.rsplit("/", 1)[-1].split(".")[0]] = lens
     large = {name: lens for name, lens in by_file.items() if lens.sum() >= own_table}
     return {"all files": np.concatenate(list(by_file.values())), **large} if by_file else {}
 

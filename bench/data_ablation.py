@@ -235,7 +235,7 @@ def main() -> int:
         valid = held_out_batches(
             shards_of([d.text for d in held_out], tokenizer, folder / "valid"), SEQ, 60_000, rows_per_batch=32
         )
-        rows = []
+        rows: list[dict[str, Any]] = []
         for seed in range(seeds):
             curves = {
                 name: train(

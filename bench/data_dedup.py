@@ -29,7 +29,9 @@ RESULTS = Path(__file__).with_name("results") / "data_dedup.json"
 
 def sections() -> dict[str, Callable[..., dict[str, Any]]]:
     """The parts of the benchmark by name, each (quick, shared) → result with ``rows`` and ``bars``."""
-    from bench import dedup_memory, dedup_minhash, dedup_others
+    import bench.dedup_memory as dedup_memory
+    import bench.dedup_minhash as dedup_minhash
+    import bench.dedup_others as dedup_others
 
     return {
         "minhash": dedup_minhash.measure,

@@ -41,6 +41,7 @@ from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
 from athanor.recipe.mixing import ReweightRecipe
+from athanor.recipe.presets import PRESETS
 from athanor.recipe.schema import ScheduleRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer, train_tokenizer
 from athanor.train.objective import CausalLM, CausalLMBySource
@@ -93,7 +94,9 @@ def texts(domain: str, n: int, seed: int) -> Iterator[str]:
     return islice(found, n)
 
 
-def prepare(folder: Path, n: int) -> tuple[Tokenizer, dict[str, ShardSet], dict[str, list[Batch]]]:
+def prepare(
+    folder: Path, n: int, eval_tokens: int = 16_384
+) -> tuple[Tokenizer, dict[str, ShardSet], dict[str, list[Batch]]]:
     """The tokenizer (from equal parts), training shards and held-out batches by domain."""
     tokenizer = train_tokenizer((t for d in NATURAL for t in texts(d, n // 10, 0)), VOCAB)
     shards: dict[str, ShardSet] = {}
@@ -105,7 +108,9 @@ def prepare(folder: Path, n: int) -> tuple[Tokenizer, dict[str, ShardSet], dict[
                 for text in texts(domain, n if part == "train" else n // 8, seed):
                     writer.add(tokenizer.encode(text))
         shards[domain] = ShardSet.open(folder / domain / "train")
-        held_out[domain] = held_out_batches(ShardSet.open(folder / domain / "valid"), SEQ, 16_384, rows_per_batch=32)
+        held_out[domain] = held_out_batches(
+            ShardSet.open(folder / domain / "valid"), SEQ, eval_tokens, rows_per_batch=32
+        )
     return tokenizer, shards, held_out
 
 
@@ -175,6 +180,29 @@ def one_seed(
     return runs
 
 
+def cost(rounds: int) -> float:
+    """What losses by source cost: CPU time of a step with them over one without, interleaved, medians."""
+    config = PRESETS["mini"]
+    model = Decoder(config)
+    init_weights(model, 0)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, config.vocab_size, (8, 257), generator=generator)
+    lens = [[256]] * 8
+    positions = torch.arange(256).expand(8, -1).contiguous()
+    extras = {"source": torch.arange(8) % 5}
+    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), positions, lens, extras, {"n_targets": 8 * 256})
+    times: dict[str, list[float]] = {"plain": [], "by source": []}
+    ways: dict[str, CausalLM] = {"plain": CausalLM(), "by source": CausalLMBySource(list(NATURAL))}
+    for _ in range(rounds + 1):
+        for name, objective in ways.items():
+            begun = time.process_time()
+            objective(model, batch).loss_sum.backward()
+            times[name].append(time.process_time() - begun)
+            model.zero_grad()
+    plain, by_source = (statistics.median(times[name][1:]) for name in ways)
+    return by_source / plain
+
+
 def figures(losses: dict[str, float]) -> dict[str, float]:
     """What is compared."""
     learnable = [loss for name, loss in losses.items() if name not in UNLEARNABLE]
@@ -210,9 +238,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps, n_seeds, n = (30, 1, 400) if args.quick else (args.steps, args.seeds, 4000)
+    steps, n_seeds, n, eval_tokens = (6, 1, 120, 512) if args.quick else (args.steps, args.seeds, 4000, 16_384)
     with tempfile.TemporaryDirectory() as scratch:
-        _, shards, held_out = prepare(Path(scratch) / "data", n)
+        _, shards, held_out = prepare(Path(scratch) / "data", n, eval_tokens)
         seeds = [one_seed(Path(scratch) / f"seed-{s}", shards, held_out, steps, s) for s in range(n_seeds)]
     rows = [row for name in seeds[0] for row in judge(seeds, name)]
     by_domain = [
@@ -226,9 +254,17 @@ def main() -> None:
     show("Shares", ["mixture", *NATURAL], [["natural", *NATURAL.values()], ["exported", *shares.values()]])
     met = all(row["no_worse"] for row in rows if row["run"] == "excess" and row["figure"] != "worst_learnable")
     print(f"bar: re-weighting (excess) against static, mean and worst domain no worse: {'holds' if met else 'fails'}")
+    ratio = cost(1 if args.quick else 15)
+    verdict = "holds" if ratio < 1.01 else "fails"
+    print(f"bar: losses by source cost < 1 % of a step: {100 * (ratio - 1):+.2f} %: {verdict}")
     if args.out is not None:
-        result = {"environment": environment(1), "steps": steps, "tokens": steps * SEQ * BATCH_ROWS, "rows": rows}
-        result |= {"seeds": seeds, "shares": shares, "bar_holds": met}
+        result: dict[str, Any] = {
+            "environment": environment(1),
+            "steps": steps,
+            "tokens": steps * SEQ * BATCH_ROWS,
+            "rows": rows,
+        }
+        result |= {"seeds": seeds, "shares": shares, "bar_holds": met, "step_cost_ratio": ratio}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

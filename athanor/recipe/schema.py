@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from athanor.model.config import ModelConfig, Strict
 from athanor.parallel.plan import ParallelPlan
 from athanor.recipe.mixing import MixtureKey, OrderRecipe, ReweightRecipe, WeightingRecipe
 from athanor.recipe.steps import StepOptions
+from athanor.recipe.synthesis import SynthesisOptions
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -27,6 +28,17 @@ class SourceRecipe(Strict):
     holdout: float = Field(default=0.0, ge=0, lt=1, description="share of documents kept for validation (by id hash)")
     documents: int = Field(default=0, ge=0, description="how many to generate (generated kinds)")
     options: dict[str, Any] = Field(default_factory=dict, description="options of a generated kind or of stdlib")
+
+    @model_validator(mode="after")
+    def _synthesis_options(self) -> SourceRecipe:
+        if self.kind == "synthesis":
+            try:
+                SynthesisOptions.model_validate(self.options)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, ("options", *first["loc"])))
+                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+        return self
 
 
 class DataRecipe(Strict):
@@ -49,9 +61,9 @@ class TokenizerRecipe(Strict):
     train_bytes: int = Field(default=50_000_000, gt=0, description="at most this much text is counted")
     method: Literal["union", "balanced", "parity", "natural", "joint"] = Field(
         default="union",
-        description="union: domains' own vocabularies united, merges derived anew; balanced: one BPE on counts balanced "
-        "by domain; parity: each merge for the domain compressed worst; natural: one BPE on the text as it is; "
-        "joint: one BPE on equal bytes of each source",
+        description="union: domains' own vocabularies united, merges derived anew; balanced: one BPE on counts "
+        "balanced by domain; parity: each merge for the domain compressed worst; natural: one BPE on the text as it "
+        "is; joint: one BPE on equal bytes of each source",
     )
     balance: float = Field(
         default=0.85, ge=0, le=1, description="union, balanced: 1 gives domains an equal say, 0 a say by their bytes"

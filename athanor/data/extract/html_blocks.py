@@ -28,7 +28,8 @@ _LINES = re.compile(r"\n{3,}")
 #: A line end of the source between two Chinese or Japanese characters stands for no space.
 _CJK_NEWLINE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\s*\n\s*(?=[\u3000-\u9fff\uff00-\uffef])")
 _LANGUAGE = re.compile(
-    r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:|sourceCode)[- ]?\s*([A-Za-z0-9+#_.-]+)"
+    r"(?:^|\s)(?:(?:language|lang|highlight-source|highlight)-|highlight hl-|brush:\s*|sourceCode )"
+    r"([A-Za-z][A-Za-z0-9+#_.-]*)"
 )
 _NO_LANGUAGE = frozenset(
     ["highlight", "plaintext", "text", "none", "default", "nohighlight", "code", "plain", "notranslate"]
@@ -38,6 +39,7 @@ _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉
 _ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
 #: A cell with more text is a part of the page and no datum; with headings or tables in it, sooner.
+_EQUATION = re.compile(r"(?:^|[\s_-])(?:eqn|equation|equationgroup)(?:$|[\s_-])")
 _DATA_CELL_CHARS, _LAYOUT_CELL_CHARS = 1500, 300
 #: Placeholders of formulas: a word of hieroglyphs around a number, which no library takes apart.
 PLACEHOLDER = "\U00013001{}\U00013002"
@@ -299,11 +301,14 @@ class Walker:
         for row in rows:
             line: list[Cell] = []
             for cell in row:
-                if cell.tag in ("td", "th"):
+                if not is_cell(cell):  # text that stands between cells by mistake is a cell
+                    line += [Cell(text)] if (text := " ".join(cell.text_content().split())) else []
+                else:
                     self.blocks, self._prefix, self._indent, self._kind, self._item = [], "", "", "text", False
                     self.walk(cell)
                     line.append(_cell(cell, write(self.blocks, self.formulas, compact=True)))
                     cells += self.blocks
+                line += [Cell(text)] if (text := (cell.tail or "").strip()) else []
             table.append(line)
         self.blocks, self._prefix, self._indent, self._kind, self._item, self._in_cell = outer
         # A table in a cell: its words, a line a row; pipes or tags inside a cell would be read as its own.
@@ -330,6 +335,11 @@ def _cell(element: Any, text: str) -> Cell:
     return Cell(text, spans[0], spans[1], header=element.tag == "th")
 
 
+def is_cell(element: Any) -> bool:
+    """Whether a row's child is a cell."""
+    return element.tag in ("td", "th")
+
+
 def _owner(row: Any) -> Any:
     """The table a row belongs to (tables may be nested)."""
     return next(row.iterancestors("table"))
@@ -337,14 +347,14 @@ def _owner(row: Any) -> Any:
 
 def is_layout(table: Any, rows: list[Any]) -> bool:
     """Whether a table only places blocks on the page: then its cells are read as paragraphs."""
-    if table.get("role") in ("presentation", "none") or not rows:
+    if table.get("role") in ("presentation", "none") or not rows or _EQUATION.search(table.get("class") or ""):
         return True
-    cells = [cell for row in rows for cell in row if cell.tag in ("td", "th")]
+    cells = [cell for row in rows for cell in row if is_cell(cell)]
     if len(cells) < 2 or (len(rows) == 1 and not any(cell.tag == "th" for cell in cells)):
         return True
     if next(table.iterchildren("caption", "thead"), None) is not None or any(cell.tag == "th" for cell in cells):
         return False
-    if max(sum(1 for cell in row if cell.tag in ("td", "th")) for row in rows) < 2:
+    if max(sum(1 for cell in row if is_cell(cell)) for row in rows) < 2:
         return True
     # Listings with a column of line numbers, and pages laid out in the cells of a table.
     if any(True for _ in table.iter("pre")):

@@ -109,22 +109,24 @@ def _laid_out(rng: random.Random, text: str, group: str) -> str:
 
 
 def whole_texts(prose: list[str], code: list[str]) -> dict[str, list[str]]:
-    """Undamaged texts of each group: what the order of words is learnt from."""
+    """Undamaged texts of each group: what the order of words is learnt from.
+
+    Only half of the topics and sentences are among them, so that the models see how new ones cost."""
     rng = random.Random("whole texts")
     found: dict[str, list[str]] = {"code": [text[:_LEARNT_CHARS] for text in code[::4]]}
     for language in ("en", "zh"):
         data = phrases()[language]
-        lists = [sentence for kind in ("prose", "narrative", "filler", "chatter") for sentence in data[kind]]
-        made = [explanation(rng, language) for _ in range(150)] + [problem(rng, language) for _ in range(60)]
+        lists = [sentence for kind in ("prose", "narrative", "filler", "chatter") for sentence in data[kind][::2]]
+        made = [explanation(rng, language, 2) for _ in range(150)] + [problem(rng, language) for _ in range(60)]
         learnt = [text[:_LEARNT_CHARS] for text in prose[::2]] if language == "en" else []
         found[language] = [*lists, *made, *learnt]
     return found
 
 
-def explanation(rng: random.Random, language: str) -> str:
-    """One paragraph that explains a topic."""
+def explanation(rng: random.Random, language: str, every: int = 1) -> str:
+    """One paragraph that explains a topic (of every ``every``-th)."""
     data = phrases()[language]
-    (t, d, w, x), (u, e, _, _) = rng.sample(data["topics"], 2)
+    (t, d, w, x), (u, e, _, _) = rng.sample(data["topics"][::every], 2)
     frame: str = rng.choice(data["frames"])
     return frame.format(T=t[:1].upper() + t[1:] if language == "en" else t, t=t, D=d, W=w, X=x, u=u, U=u, E=e)
 

@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 #: Grows with any change of the figures or classes: a stored model of another version is not used.
 VERSION = 1
 #: Strength of L2 on the weights of figures and of n-grams, for a mean loss.
-_L2_FIGURES, _L2_GRAMS = 2e-4, 1e-3
+_L2_FIGURES, _L2_GRAMS = 2e-3, 1e-3
 
 
 def group_of(text: str, domain: str) -> str:

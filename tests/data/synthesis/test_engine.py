@@ -16,6 +16,7 @@ from athanor.data.synthesis.points import load_taxonomy
 from athanor.data.synthesis.types import split_of
 from athanor.data.synthesis.writing import heldout_path, options_of, report_path, write_tasks
 from athanor.errors import AthanorError
+from athanor.recipe.loading import load_text
 from athanor.recipe.schema import DataRecipe, Recipe, SourceRecipe
 from athanor.recipe.synthesis import SynthesisOptions
 
@@ -134,7 +135,7 @@ def test_a_recipe_source(tmp_path):
     [
         ({"documents": 0, "options": {}}, "how many to generate"),
         ({"documents": 5, "options": {"subject": ["math"]}}, "subject"),
-        ({"documents": 5, "options": {"languages": ["fr"]}}, "fr"),
+        ({"documents": 5, "options": {"languages": ["fr"]}}, "'zh' or 'en'"),
         ({"documents": 5, "options": {"points": ["math.nothing.*"]}}, "no knowledge point fits"),
         ({"documents": 5, "options": {"split": "heldout"}}, "holdout above 0"),
         ({"documents": 5_000, "options": {"points": ["math.geometry.complement"]}}, "different questions"),
@@ -146,9 +147,10 @@ def test_a_recipe_source(tmp_path):
     ],
 )
 def test_a_bad_source_is_told(tmp_path, source, words):
-    recipe = Recipe(data=DataRecipe(sources={"tasks": SourceRecipe(kind="synthesis", **source)}))
-    with pytest.raises(AthanorError, match=words):
-        build_corpus(recipe, tmp_path / "corpus")
+    text = json.dumps({"data": {"sources": {"tasks": {"kind": "synthesis", **source}}}}, indent=1)
+    with pytest.raises(AthanorError, match=words) as caught:
+        build_corpus(load_text(text), tmp_path / "corpus")
+    assert caught.value.where  # the line of the recipe, the source's key, or the folder that is not there
 
 
 def test_nothing_is_left_of_a_run_that_made_nothing(tmp_path):
