@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from athanor.commands import data_browse, data_extract, tokenizer
+from athanor.commands import data_browse, data_extract, data_quality, data_synthesise, tokenizer
 from athanor.commands.common import ModelOpt, OutOpt, OverridesArg, RecipeArg, load_recipe
 from athanor.ranks import is_main
 
@@ -21,8 +21,8 @@ data_app = typer.Typer(help="Documents → token shards.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the stages to the command line."""
-    data_browse.register(data_app)
-    data_extract.register(data_app)
+    for room in (data_browse, data_extract, data_quality, data_synthesise):
+        room.register(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(tokenizer.app, name="tokenizer")
     for command in (quickstart, pretrain, sft, rl, eval_, report):
