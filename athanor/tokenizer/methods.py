@@ -49,7 +49,7 @@ class Settings:
     method: Method = "union"
     min_frequency: int = 2
     reserved: int = 0
-    balance: float = 1.0
+    balance: float = 0.85
     weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -204,15 +204,19 @@ def weighted_scores(pieces: PieceCounts, wanted: Mapping[str, float]) -> Int64s:
 def _too_little(pieces: PieceCounts, settings: Settings, natural: Mapping[str, int], learned: int) -> AthanorError:
     """Why the vocabulary cannot be had, with what can."""
     least = len(settings.specials) + _BYTES
-    fix = f"set tokenizer.vocab_size={learned + least} or less, or add text"
+    possible, reached = settings.vocab_size, learned + least
+    while reached < possible:  # with another size in view, other merges are made: a few fewer may come of it
+        possible = reached
+        reached = len(_merges(pieces, replace(settings, vocab_size=possible), natural)) + least
+    fix = f"set tokenizer.vocab_size={possible} or less, or add text"
     if settings.min_frequency > 1:
         by_hand = settings.weights or dict.fromkeys(pieces.domains, 1.0)  # one round, the guard would only take time
         more = len(_merges(pieces, replace(settings, min_frequency=1, weights=by_hand), natural)) + least
-        if more > learned + least:
+        if more > possible:
             reach = "all of them" if more == settings.vocab_size else f"{more}"
             fix += f"; tokenizer.min_frequency=1 reaches {reach}, with tokens seen once"
     return AthanorError(
-        f"the text is enough for a vocabulary of {learned + least} tokens; {settings.vocab_size} were asked for",
+        f"the text is enough for a vocabulary of {possible} tokens; {settings.vocab_size} were asked for",
         where="tokenizer.vocab_size",
         fix=fix,
     )
