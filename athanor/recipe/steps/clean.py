@@ -61,7 +61,7 @@ class GopherOptions(Strict):
     """Gopher's quality rules; for languages that separate words by spaces."""
 
     step: Literal["gopher"] = "gopher"
-    skip_domains: tuple[str, ...] = ("code", "math")
+    skip_domains: tuple[str, ...] = ("code", "math", "mathematics")
     min_words: Count | None = 50
     max_words: Count | None = 100_000
     min_mean_word_chars: float | None = 3
@@ -100,7 +100,7 @@ class C4Options(Strict):
     """
 
     step: Literal["c4"] = "c4"
-    skip_domains: tuple[str, ...] = ("code", "math")
+    skip_domains: tuple[str, ...] = ("code", "math", "mathematics")
     terminal_punctuation: bool = False
     #: Headings, list items, table rows, formulas and fenced code of Markdown pass the rules on lines
     keep_structure: bool = True
@@ -120,7 +120,7 @@ class FineWebOptions(Strict):
     """FineWeb's rules on the shape of lines; for languages that separate words by spaces."""
 
     step: Literal["fineweb"] = "fineweb"
-    skip_domains: tuple[str, ...] = ("code", "math")
+    skip_domains: tuple[str, ...] = ("code", "math", "mathematics")
     min_terminal_lines: Share | None = 0.12
     max_short_lines: Share | None = 0.67
     short_line_chars: Count = 30
@@ -132,7 +132,7 @@ class ChineseOptions(Strict):
     """The shape of Chinese text by characters and lines; for documents in Chinese."""
 
     step: Literal["chinese"] = "chinese"
-    skip_domains: tuple[str, ...] = ("code", "math")
+    skip_domains: tuple[str, ...] = ("code", "math", "mathematics")
     #: ChineseWebText: 200 characters, of which 30 % Chinese, and 10 a line
     min_chars: Count | None = 200
     max_chars: Count | None = 500_000
