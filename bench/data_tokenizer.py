@@ -42,7 +42,7 @@ from athanor.tokenizer.counts import PieceCounts, count_pieces
 from athanor.tokenizer.fast import BYTE_OF, FastEncoder
 from athanor.tokenizer.measure import harmonic_mean
 from athanor.tokenizer.methods import Settings, build, train_domains, unreachable, weighted_scores
-from athanor.tokenizer.pattern import PATTERN
+from athanor.tokenizer.pattern import Digits, pattern
 from bench.common import environment, show
 
 Texts = dict[str, list[str]]
@@ -53,6 +53,7 @@ MIXTURES: dict[str, dict[str, float]] = {
     "Chinese 90 %": {"english": 6, "chinese": 90, "code": 3, "mathematics": 0.7, "classical": 0.3},
     "English 90 %, even tail": {"english": 90, "chinese": 2.5, "code": 2.5, "mathematics": 2.5, "classical": 2.5},
 }
+DIGITS: Digits = "single/end"  # as `athanor tokenizer train` has it
 METHODS = ("union", "balanced", "parity")
 MEAN_AT_32K, LARGE_LOSS, SPEED, TOLERANCE = 1.10, 0.03, 10.0, 0.002
 _JSONL = {
@@ -189,7 +190,7 @@ def tiktoken_of(tokenizer: Tokenizer) -> Any:
         return None
     vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
     ranks = {bytes(BYTE_OF[c] for c in token): i for token, i in vocabulary.items() if i not in tokenizer.special_ids}
-    return tiktoken.Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return tiktoken.Encoding("bench", pat_str=pattern(DIGITS), mergeable_ranks=ranks, special_tokens={})
 
 
 def speed(tokenizer: Tokenizer, held: Texts, rounds: int) -> list[Row]:
@@ -290,7 +291,8 @@ def report(result: Mapping[str, Any]) -> None:
 def measure(texts: Texts, sizes: tuple[int, ...], mixtures: list[str], rounds: int) -> dict[str, Any]:
     """All figures."""
     train, held = split(texts)
-    pieces = count_pieces(((domain, text) for domain, some in train.items() for text in some), domains=list(train))
+    documents = ((domain, text) for domain, some in train.items() for text in some)
+    pieces = count_pieces(documents, DIGITS, domains=list(train))
     sample = {domain: some[:2000] for domain, some in held.items()}
     first = {d: int(share * 1e7) for d, share in MIXTURES[mixtures[0]].items()}
     result: dict[str, Any] = {

@@ -11,7 +11,7 @@ import numpy as np
 from athanor.tokenizer.counts import PieceCounts
 from athanor.tokenizer.fast import BYTE_CHARACTERS
 from athanor.tokenizer.kernel import Int32s, Int64s, joined, kernel, pointer
-from athanor.tokenizer.pattern import MAX_DIGITS, flags
+from athanor.tokenizer.pattern import POLICIES, flags
 
 #: Called now and then with how many merges have been learned.
 Progress = Callable[[int], None]
@@ -101,7 +101,7 @@ def _learn_natively(
     options = np.array(
         [
             *(columns.shape[1], not rules.parity, rules.max_merges, rules.min_frequency, first),
-            *(rules.alone, MAX_DIGITS[pieces.digits], rules.window),
+            *(rules.alone, POLICIES[pieces.digits], rules.window),
         ],
         dtype=np.int64,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from athanor.tokenizer.kernel import Bytes, Handle, Int64s, joined, kernel, pointer
-from athanor.tokenizer.pattern import MAX_DIGITS, Digits, flags
+from athanor.tokenizer.pattern import POLICIES, Digits, flags
 
 #: Pieces longer than this (encoded data, lines of signs) teach a vocabulary nothing and would be dear to learn from.
 LONGEST_PIECE = 1000
@@ -94,7 +94,7 @@ class _NativeCounter:
 
     def __init__(self, digits: Digits) -> None:
         self._tables: dict[int, Handle] = {}
-        self._flags, self._digits = flags(), MAX_DIGITS[digits]
+        self._flags, self._digits = flags(), POLICIES[digits]
 
     def add(self, domain: int, texts: list[bytes]) -> None:
         library = kernel()

@@ -192,8 +192,8 @@ struct Encoder {
 
 extern "C" {
 
-void* athanor_counter_new(const uint8_t* flags, int64_t max_digits, int64_t domains, int64_t longest) {
-    auto* counter = new Counter{{flags, static_cast<int>(max_digits)}, domains, longest, {}, {}};
+void* athanor_counter_new(const uint8_t* flags, int64_t policy, int64_t domains, int64_t longest) {
+    auto* counter = new Counter{{flags, static_cast<int>(policy)}, domains, longest, {}, {}};
     return counter;
 }
 
@@ -237,10 +237,10 @@ void athanor_counter_export(void* handle, uint8_t* data, int64_t* ends, int64_t*
 }
 
 // merges [count, 2] (ids of the two parts), made [count] (id of the whole), in the order of their ranks
-void* athanor_model_new(const uint8_t* flags, int64_t max_digits, const int32_t* byte_ids, const int32_t* merges,
+void* athanor_model_new(const uint8_t* flags, int64_t policy, const int32_t* byte_ids, const int32_t* merges,
                         const int32_t* made, int64_t count) {
     auto* model = new Model{};
-    model->scanner = {flags, static_cast<int>(max_digits)};
+    model->scanner = {flags, static_cast<int>(policy)};
     std::memcpy(model->byte_ids, byte_ids, sizeof(model->byte_ids));
     size_t size = 1024;
     while (size < static_cast<size_t>(count) * 2) size *= 2;
@@ -286,8 +286,8 @@ int64_t athanor_merge(void* handle, const uint8_t* data, int64_t bytes, int32_t*
 }
 
 // ends [pieces]: where each piece of the text ends. Returns how many pieces.
-int64_t athanor_pieces(const uint8_t* flags, int64_t max_digits, const uint8_t* data, int64_t bytes, int64_t* ends) {
-    const Scanner scanner{flags, static_cast<int>(max_digits)};
+int64_t athanor_pieces(const uint8_t* flags, int64_t policy, const uint8_t* data, int64_t bytes, int64_t* ends) {
+    const Scanner scanner{flags, static_cast<int>(policy)};
     int64_t count = 0;
     for (int64_t i = 0; i < bytes; count++) ends[count] = i = scanner.next(data, i, bytes);
     return count;

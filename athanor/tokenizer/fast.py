@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from athanor.tokenizer.kernel import Bytes, Handle, Int32s, Int64s, joined, kernel, pointer
-from athanor.tokenizer.pattern import MAX_DIGITS, Digits, flags, pattern
+from athanor.tokenizer.pattern import POLICIES, Digits, flags, pattern
 
 _THREAD_BYTES = 200_000  # less is not worth a thread
 _PLAIN = {"dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}
@@ -44,7 +44,7 @@ def digits_policy(state: dict[str, Any]) -> Digits | None:
     if split.get("behavior") != "Isolated" or split.get("invert") or level.get("add_prefix_space"):
         return None
     regex = split.get("pattern", {}).get("Regex")
-    return next((d for d in MAX_DIGITS if regex == pattern(d) and not level.get("use_regex")), None)
+    return next((d for d in POLICIES if regex == pattern(d) and not level.get("use_regex")), None)
 
 
 class FastEncoder:
@@ -57,7 +57,7 @@ class FastEncoder:
         self._model = Handle(
             library,
             "model",
-            *(pointer(self._flags), ctypes.c_int64(MAX_DIGITS[digits])),
+            *(pointer(self._flags), ctypes.c_int64(POLICIES[digits])),
             *(pointer(byte_ids), pointer(merges), pointer(made), ctypes.c_int64(len(made))),
         )
         self._cache_bytes = cache_bytes
@@ -141,7 +141,7 @@ def pieces(text: str, digits: Digits = "single") -> list[str]:
     data: Bytes = np.frombuffer(text.encode(), dtype=np.uint8)
     ends = np.empty(len(data), dtype=np.int64)
     n = library.athanor_pieces(
-        pointer(flags()), ctypes.c_int64(MAX_DIGITS[digits]), pointer(data), ctypes.c_int64(len(data)), pointer(ends)
+        pointer(flags()), ctypes.c_int64(POLICIES[digits]), pointer(data), ctypes.c_int64(len(data)), pointer(ends)
     )
     cuts = [0, *(int(end) for end in ends[:n])]
     whole = data.tobytes()

@@ -40,7 +40,7 @@ def train_from_corpus(wanted: TokenizerRecipe, corpus: Corpus, out: Path, say: S
             digits=wanted.digits,
             reserved=wanted.reserved,
         )
-    pieces = count_pieces(texts, wanted.digits)
+    pieces = count_pieces(texts, "three/end" if wanted.digits == "three" else "single/end")
     natural = texts.natural_bytes
     for name, n in zip(pieces.domains, pieces.n_bytes.tolist(), strict=True):
         say(f"tokenizer: {name}: {n / 1e6:.2f} MB counted of {natural[name] / 1e6:.2f} MB")

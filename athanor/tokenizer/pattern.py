@@ -12,8 +12,10 @@ import numpy.typing as npt
 from athanor import native
 from athanor.files import atomic_path
 
-#: ``single``: every digit is a token; ``three``: runs of up to three digits, from the left, may become one.
-Digits = Literal["single", "three"]
+#: ``single``: every digit is a token; ``three``: runs of up to three digits, from the left, may become one. With
+#: ``/end`` a space behind signs belongs to them at the end of a text too, not only before a digit: tokens such as " = "
+#: are then reachable from their own text, and a prompt that ends with "= " is cut as the training texts were.
+Digits = Literal["single", "three", "single/end", "three/end"]
 
 #: Letters and combining marks of every script but Han (Oniguruma class intersection).
 _WORD = r"[\p{L}\p{M}&&[^\p{Han}]]+"
@@ -40,10 +42,10 @@ def pattern(digits: Digits = "single") -> str:
     """
     return "|".join(
         [
-            r"\p{N}" if digits == "single" else r"\p{N}{1,3}",
+            r"\p{N}{1,3}" if digits.startswith("three") else r"\p{N}",
             r"\p{Han}+",
             r"[\t -/:-@\[-`{-~]?" + _WORD,
-            r" ?[^\s\p{L}\p{M}\p{N}]+(?: (?=\p{N})|[\r\n]*)",
+            r" ?[^\s\p{L}\p{M}\p{N}]+(?: (?=\p{N}" + (r"|\z" if digits.endswith("/end") else "") + r")|[\r\n]*)",
             r"\s*[\r\n]+",
             r"[^\S\r\n]+(?=\p{N})",
             r"\s+(?!\S)",
@@ -53,7 +55,8 @@ def pattern(digits: Digits = "single") -> str:
 
 
 PATTERN = pattern()
-MAX_DIGITS: dict[Digits, int] = {"single": 1, "three": 3}
+#: What ``scan.cpp`` knows them by.
+POLICIES: dict[Digits, int] = {"single": 1, "three": 3, "single/end": 17, "three/end": 19}
 
 #: Bits of ``flags()``; ``scan.cpp`` has the same.
 NUMBER, HAN, WORD, SPACE, NEWLINE, SIGN, PREFIX = (1 << i for i in range(7))

@@ -13,7 +13,7 @@ enum Flag : uint8_t { NUMBER = 1, HAN = 2, WORD = 4, SPACE = 8, NEWLINE = 16, SI
 
 struct Scanner {
     const uint8_t* flags;  // [0x110000]
-    int max_digits;
+    int policy;  // digits a number's piece may have, + 16 where a space behind signs joins them at the end of the text
 
     struct Char {
         uint8_t flags;
@@ -60,7 +60,7 @@ struct Scanner {
     }
 
     inline size_t digits(const uint8_t* s, size_t i, size_t n) const {
-        for (int taken = 1; taken < max_digits; taken++) {
+        for (int taken = 1; taken < (policy & 15); taken++) {
             const Char c = at(s, i, n);
             if (!(c.flags & NUMBER)) break;
             i += c.bytes;
@@ -71,7 +71,7 @@ struct Scanner {
     // Behind a run of signs: one space that a digit follows, or the line ends.
     inline size_t signs(const uint8_t* s, size_t i, size_t n) const {
         i = run(s, i, n, SIGN);
-        if (i < n && s[i] == ' ' && (at(s, i + 1, n).flags & NUMBER)) return i + 1;
+        if (i < n && s[i] == ' ' && ((at(s, i + 1, n).flags & NUMBER) || (i + 1 == n && (policy & 16)))) return i + 1;
         return run(s, i, n, NEWLINE);
     }
 

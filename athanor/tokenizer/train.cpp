@@ -22,7 +22,7 @@ struct Options {
     int64_t min_frequency;  // raw count below which a pair is not worth a token
     int64_t first_id;       // of the first merge
     int64_t alone;          // 1: only tokens that stand alone: one piece of the pre-tokeniser, or a part of a character
-    int64_t max_digits;
+    int64_t policy;
     int64_t window;         // parity: of the last so many merges one domain has at most twice its even share
 };
 
@@ -237,7 +237,7 @@ int64_t athanor_train(const int64_t* option_values, const uint8_t* flags, const 
                       int64_t (*progress)(int64_t)) {
     Trainer trainer{};
     std::memcpy(&trainer.options, option_values, sizeof(Options));
-    trainer.scanner = {flags, static_cast<int>(trainer.options.max_digits)};
+    trainer.scanner = {flags, static_cast<int>(trainer.options.policy)};
     trainer.counts = counts;
     trainer.restricted = allowed > 0;
     for (int64_t i = 0, at = 0; i < allowed; at = allowed_ends[i++])

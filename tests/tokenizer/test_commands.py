@@ -89,7 +89,7 @@ def test_inspect(trained: Path, tmp_path: Path) -> None:
     out = run(
         "tokenizer", "inspect", trained / "tokenizer", "--text", "def f(12): 天气𝒳\n", "--json", tmp_path / "i.json"
     )
-    assert "340 tokens" in out and "<|reserved_3|> 9" in out and "digits: single" in out and "unreachable: 0" in out
+    assert "340 tokens" in out and "<|reserved_3|> 9" in out and "digits: single/end" in out and "unreachable: 0" in out
     line = next(line for line in out.splitlines() if "│" in line)
     tokenizer = Tokenizer.load(trained / "tokenizer")
     ids = tokenizer.encode("def f(12): 天气𝒳\n")

@@ -18,7 +18,7 @@ from athanor.errors import AthanorError
 from athanor.tokenizer import Tokenizer, train_tokenizer
 from athanor.tokenizer import kernel as kernel_room
 from athanor.tokenizer.fast import BYTE_CHARACTERS, FastEncoder, pieces
-from athanor.tokenizer.pattern import MAX_DIGITS, NUMBER, SIGN, SPACE, Digits, flags, pattern
+from athanor.tokenizer.pattern import NUMBER, POLICIES, SIGN, SPACE, Digits, flags, pattern
 from athanor.tokenizer.train import byte_level
 
 needs_kernel = pytest.mark.skipif(kernel_room.kernel() is None, reason="no C++ compiler")
@@ -50,7 +50,7 @@ def without_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @needs_kernel
-@pytest.mark.parametrize("digits", list(MAX_DIGITS))
+@pytest.mark.parametrize("digits", list(POLICIES))
 @settings(max_examples=400, deadline=None)
 @given(text=texts)
 def test_pieces_are_those_of_the_pattern(digits: Digits, text: str) -> None:

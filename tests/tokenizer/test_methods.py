@@ -59,7 +59,7 @@ def docs() -> Docs:
 
 @pytest.fixture(scope="module")
 def pieces(docs: Docs) -> PieceCounts:
-    return count_pieces(docs)
+    return count_pieces(docs, "single/end")
 
 
 @needs_kernel
@@ -105,7 +105,7 @@ def test_exactly_n_tokens_all_reachable_for_hugging_face(pieces: PieceCounts, me
 def test_order_and_batches_change_nothing(docs: Docs, pieces: PieceCounts, method: Method) -> None:
     shuffled = docs[:]
     random.Random(5).shuffle(shuffled)
-    again = count_pieces(shuffled, domains=pieces.domains)
+    again = count_pieces(shuffled, "single/end", pieces.domains)
     settings_ = Settings(700, method)
     assert train_domains(again, settings_).fingerprint == train_domains(pieces, settings_).fingerprint
 
@@ -145,7 +145,7 @@ def test_no_domain_but_the_largest_pays_for_a_smaller_one(docs: Docs) -> None:
 
 def test_natural_bytes_undo_what_was_read_in_other_shares(docs: Docs, pieces: PieceCounts) -> None:
     half = [pair for pair in docs if pair[0] != "english"] + [pair for pair in docs if pair[0] == "english"] * 2
-    doubled = count_pieces(half, domains=pieces.domains)
+    doubled = count_pieces(half, "single/end", pieces.domains)
     natural = dict(zip(pieces.domains, pieces.n_bytes.tolist(), strict=True))
     wanted = Settings(600, "natural", min_frequency=1)
     assert train_domains(doubled, wanted, natural).fingerprint == train_domains(pieces, wanted).fingerprint
@@ -179,7 +179,7 @@ def _cached(pieces: PieceCounts) -> Tokenizer:
     return _made.setdefault(id(pieces), train_domains(pieces, Settings(800)))
 
 
-@pytest.mark.parametrize("digits", ["single", "three"])
+@pytest.mark.parametrize("digits", ["single", "three", "single/end"])
 def test_transformers_gives_the_same_ids(docs: Docs, tmp_path: Path, digits: str) -> None:
     from transformers import AutoTokenizer
 
@@ -191,10 +191,19 @@ def test_transformers_gives_the_same_ids(docs: Docs, tmp_path: Path, digits: str
         assert theirs.encode(text, split_special_tokens=True) == tokenizer.encode(text)
         assert min(tokenizer.encode(text)) >= 9
     numbers = [tokenizer.decode([i]) for i in tokenizer.encode("1234567")]
-    assert all(len(n) == 1 for n in numbers) if digits == "single" else max(map(len, numbers)) > 1
+    assert all(len(n) == 1 for n in numbers) if digits != "three" else max(map(len, numbers)) > 1
     chat = [{"role": "user", "content": "1 <|end|>"}, {"role": "assistant", "content": "好"}]
     assert theirs.apply_chat_template(chat[1:], return_dict=False) == tokenizer.render_chat(chat[1:])
     assert Tokenizer.load(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_a_space_behind_signs_at_the_end_makes_their_token_reachable(docs: Docs) -> None:
+    sums = [("mathematics", f"{a} + {b} = {a + b}, ") for a in range(40) for b in range(40)]
+    whole = train_domains(count_pieces(sums, "single/end"), Settings(267, min_frequency=2))
+    assert whole.encode(" = ") == whole.encode("1 = 2")[1:2] and whole.encode("1 = ") == whole.encode("1 = 2")[:2]
+    assert {" = ", " + "} <= {whole.decode([i]) for i in range(262, 267)}
+    cut = train_domains(count_pieces(sums), Settings(264, min_frequency=2))
+    assert not {" = ", " + "} & {cut.decode([i]) for i in range(262, 264)} and unreachable(cut) == []
 
 
 def test_pieces_that_are_too_long_teach_nothing() -> None:
