@@ -5,8 +5,8 @@
 Every row is made in this process, CPU time of one core. *Verified again*: the announced answer is read off the solution
 and compared; every task with code is run against its tests in the sandbox (a sample of ``--checked``). *Skeletons* are
 questions with every number replaced by 0 and every code block by its first line: how many kinds of question there are.
-*distinct-4* is the share of different 4-grams of words (Chinese: characters) among all of them, over the same number of
-characters in every row. *Overlap* counts held-out questions (5 % by key) that occur in training under another seed.
+*distinct-4* is the share of different 4-grams of words (Chinese: characters) among all of them, over at most 200,000
+characters. *Overlap* counts held-out questions (5 % by key) that occur in training under another seed.
 """
 
 from __future__ import annotations

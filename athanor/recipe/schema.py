@@ -37,7 +37,8 @@ class SourceRecipe(Strict):
             except ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(map(str, ("options", *first["loc"])))
-                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+                what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{key}: {what}") from None
         return self
 
 
