@@ -82,12 +82,12 @@ class ReweightRecipe(Strict):
     method: Literal["excess", "bandit"] = "excess"
     every_steps: int = Field(default=10, ge=1, description="steps between two updates")
     warmup_steps: int = Field(default=0, ge=0, description="steps before the first update")
-    eta: float = Field(default=0.5, gt=0, description="step size of the exponentiated gradient")
+    eta: float = Field(default=1.0, gt=0, description="step size of the exponentiated gradient")
     smoothing: float = Field(
         default=0.1, ge=0, le=1, description="part of every share that stays the stage's own mixture"
     )
     loss_memory: float = Field(default=0.5, ge=0, lt=1, description="what a new mean loss keeps of the one before")
-    max_excess: float = Field(default=3.0, gt=0, description="nats; what is above counts as this")
+    max_excess: float = Field(default=0.3, gt=0, description="nats; what is above counts as this")
     reference: str | dict[str, float] | None = Field(
         default=None, description="loss by source, or a run directory (or its DONE file) whose held-out losses they are"
     )
