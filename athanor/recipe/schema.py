@@ -37,7 +37,8 @@ class SourceRecipe(Strict):
             except ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(map(str, ("options", *first["loc"])))
-                what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+                extra = first["type"] == "extra_forbidden"
+                what = "unknown key" if extra else first["msg"].removeprefix("Value error, ")
                 raise ValueError(f"{key}: {what}") from None
         return self
 
