@@ -17,7 +17,10 @@ from athanor.recipe import load
 
 COMMANDS = [
     *("recipe show", "recipe check", "recipe schema", "recipe presets"),
-    *("data build", "tokenizer train", "pretrain", "sft", "rl", "eval"),
+    *("data build", "data extract", "data inspect", "data stats", "data sample", "data diff", "data synthesise"),
+    *("data quality train", "data quality eval", "tokenizer train", "tokenizer inspect", "tokenizer compare"),
+    *("plan", "plan compare", "plan scale", "plan validate", "dryrun", "calibrate", "launch"),
+    *("pretrain", "sft", "rl", "eval"),
     *("generate", "chat", "import", "export", "lab stability", "quickstart", "report"),
 ]
 
