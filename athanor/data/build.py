@@ -96,7 +96,8 @@ def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet, replace: bo
     # How the work is spread decides nothing.
     sources = recipe.data.model_dump(exclude={"steps", "part_bytes", "workers", "engine"})
     if recipe.data.steps:
-        return _build_curated(recipe, out, digest([recipe.seed, _curation(recipe), _inputs(recipe)]), say, replace)
+        origin = digest([recipe.seed, _curation(recipe), _inputs(recipe), _beside(recipe)])
+        return _build_curated(recipe, out, origin, say, replace)
     origin = digest([recipe.seed, sources, _inputs(recipe)])
     if _begin(out, "corpus", origin):
         say(f"corpus: done already ({out})")
@@ -115,6 +116,14 @@ def build_corpus(recipe: Recipe, out: str | Path, say: Say = _quiet, replace: bo
 def _curation(recipe: Recipe) -> dict[str, Any]:
     """What decides the result of a build with steps: all of ``data`` but how the work is spread."""
     return recipe.data.model_dump(mode="json", exclude={"workers", "engine"})
+
+
+def _beside(recipe: Recipe) -> list[Any]:
+    """What the steps read beside the documents: evaluation sets, word lists, models, indexes of earlier builds."""
+    from athanor.data.pipeline.build import earlier_builds
+    from athanor.data.steps.registry import make_all
+
+    return [[step.compute_key() for step in make_all(recipe.data.steps)], earlier_builds(recipe)]
 
 
 def _build_curated(recipe: Recipe, out: Path, origin: str, say: Say, replace: bool) -> CorpusDir:

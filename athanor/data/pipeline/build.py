@@ -7,20 +7,21 @@ reads nothing again and measures only what it had not measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from athanor import __version__
-from athanor.data.pipeline import compare, ingest, output, segment
+from athanor.data.pipeline import compare, ingest, output, own_ids, segment
 from athanor.data.pipeline.engine import Failures, run_jobs
 from athanor.data.pipeline.ingest import Unit
 from athanor.data.pipeline.jobs import Context, Job, ReadJob, SortJob, WorkJob, WriteJob
 from athanor.data.pipeline.layout import Part
 from athanor.data.pipeline.segment import Chain
 from athanor.data.pipeline.show import Bars
-from athanor.data.pipeline.tally import Tally
+from athanor.data.pipeline.tally import Tally, phrase
 from athanor.data.types import Dropped
 from athanor.errors import AthanorError
 from athanor.files import digest, read_json, write_json
@@ -82,7 +83,7 @@ class Pipeline:
             entry: dict[str, Any] = {"documents": 0, "n_bytes": 0, "dropped": {}, "examples": [], "formats": {}}
             entry["cpu_s"] = 0.0
             for item in reading.ignored.get(name, []):
-                _count_drops(entry, {item.reason.split(":")[0]: 1}, [{"id": item.id, "reason": item.reason}])
+                _count_drops(entry, {phrase(item.reason): 1}, [{"id": item.id, "reason": item.reason}])
             for unit in (u for u in reading.units if u.source == name and ingest.is_read(layout, u)):
                 found = ingest.unit_report(layout, unit)
                 for key in ("documents", "n_bytes", "cpu_s"):
@@ -91,9 +92,14 @@ class Pipeline:
                 for kind, n in found.formats.items():
                     entry["formats"][kind] = entry["formats"].get(kind, 0) + n
                 reading.parts += [Part(name, part) for part in found.parts]
+            entry["own_ids"] = own_ids.repeated(layout, [part for part in reading.parts if part.source == name])
             reading.by_source[name] = entry
         reading.parts.sort()
-        self._context = self._context.of(digest([part.path for part in reading.parts]))
+        self._context = self._context.of(self._inputs(reading.parts))
+
+    def _inputs(self, parts: Sequence[Part]) -> str:
+        """What a comparison over all documents depends on beside the steps."""
+        return digest([[part.path for part in parts], earlier_builds(self.recipe)])
 
     def _work(self, reading: _Reading) -> tuple[Tally, list[dict[str, Any]]]:
         context, comparisons = self._context, []
@@ -108,7 +114,7 @@ class Pipeline:
                 comparisons.append(compare.compare(layout, chain, number, done, self._say))
             if len(done) < len(reading.parts):
                 reading.parts = done
-                self._context = context = context.of(digest([part.path for part in done]))
+                self._context = context = context.of(self._inputs(done))
                 chain = context.chain
         states = [
             layout.state(chain.keys.state(one), part, ".json") for one in chain.segments for part in reading.parts
@@ -154,7 +160,7 @@ class Pipeline:
                 "bytes_in": entry["n_bytes"],
                 "read": entry,
                 "out": written[name],
-                "notes": [] if written[name]["train"]["documents"] else ["nothing of this source remains"],
+                "notes": _notes(entry, written[name]),
             }
         figures |= {found["step"]: found["figures"] for found in comparisons if found["figures"]}
         return {
@@ -171,10 +177,32 @@ class Pipeline:
         return {"recipe": self.recipe.model_dump(mode="json"), "inputs": context.inputs, "version": context.version}
 
 
+def earlier_builds(recipe: Recipe) -> list[Any]:
+    """Names, sizes and times of the index files of earlier builds that steps compare with."""
+    folders = sorted({str(folder) for step in recipe.data.steps for folder in getattr(step, "against", ())})
+    files = (file for folder in folders for file in sorted(Path(folder).rglob("*")) if file.is_file())
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def _count_drops(entry: dict[str, Any], dropped: dict[str, int], examples: list[dict[str, str]]) -> None:
     for reason, n in dropped.items():
         entry["dropped"][reason] = entry["dropped"].get(reason, 0) + n
-    entry["examples"] = [*entry["examples"], *examples][: ingest.EXAMPLES]
+    shown = Counter(phrase(example["reason"]) for example in entry["examples"])
+    for example in examples:
+        shown[phrase(example["reason"])] += 1
+        if shown[phrase(example["reason"])] <= ingest.EXAMPLES:
+            entry["examples"].append(example)
+
+
+def _notes(read: Mapping[str, Any], written: Mapping[str, Mapping[str, int]]) -> list[str]:
+    notes = [] if written["train"]["documents"] else ["nothing of this source remains"]
+    own = read["own_ids"]
+    if own["repeated"]:
+        notes.append(
+            f"{own['repeated']:,} of {own['documents']:,} documents have an id of their own that another has too "
+            f"({', '.join(own['examples'])}); they are told apart by file and row"
+        )
+    return notes
 
 
 def _nothing_left(report: dict[str, Any]) -> AthanorError:

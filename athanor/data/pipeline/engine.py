@@ -6,17 +6,21 @@ alone. So the engine, the number of workers and the order in which they end deci
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED as FIRST
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 from athanor.data.pipeline.jobs import Context, Job, open_jobs, perform
 from athanor.errors import AthanorError
+from athanor.files import is_disk_full, read_json
 
 #: Told after each job: how many of how many are done.
 Tick = Callable[[int, int], None]
@@ -48,30 +52,57 @@ def _here(context: Context, todo: Sequence[Job], tick: Tick, total: int) -> Fail
         try:
             perform(context, job)
         except Exception as error:
-            failures[job.name()] = _explain(error, job)
+            failures[job.name()] = explain(error, job)
         tick(total - len(todo) + number, total)
     return failures
 
 
-def _explain(error: BaseException, job: Job) -> str:
+def explain(error: BaseException, job: Job) -> str:
     """Why a job failed, in a line; what no job could survive is raised instead."""
     if isinstance(error, AthanorError):
         raise error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise AthanorError(
-            f"the disk is full while {job.name()}",
-            where=str(error.filename or ""),
-            fix="free some space and run again: what is done stays done",
-        ) from None
+    if is_disk_full(error):
+        where = str(getattr(error, "filename", None) or "")
+        raise disk_full(job.name(), where) from None
     return f"{type(error).__name__}: {error}"
 
 
-def _new_pool(workers: int) -> ProcessPoolExecutor:
+def disk_full(what: str, where: str) -> AthanorError:
+    """The error of a full disk, met while doing ``what``."""
+    fix = "free some space and run again: what is done stays done"
+    return AthanorError(f"the disk is full while {what}", where=where, fix=fix)
+
+
+@contextmanager
+def _new_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers die with this process, and at once when the block is left by an error or Ctrl-C."""
     # A fork server starts clean processes quickly and without the threads of this one, which plain fork would copy
     # half-dead.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["athanor.data.pipeline.jobs"])
-    return ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        # Every file appears whole or not at all, so a worker may be killed anywhere.
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is for the parent to act on; a parent that was killed must not leave workers waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total: int) -> Failures:
@@ -84,9 +115,12 @@ def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total
         broken = False
         with _new_pool(workers) as pool:
             while (waiting or running) and not broken:
-                while waiting and len(running) < 2 * workers:
-                    job = waiting.pop(0)
-                    running[pool.submit(perform, context, job)] = job
+                while waiting and len(running) < 2 * workers and not broken:
+                    try:
+                        running[pool.submit(perform, context, waiting[0])] = waiting[0]
+                        waiting.pop(0)
+                    except BrokenProcessPool:  # between two waits: those under way tell below
+                        broken = True
                 for future in wait(running, return_when=FIRST).done:
                     job = running.pop(future)
                     try:
@@ -96,11 +130,7 @@ def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total
                         suspects.append(job)
                         continue
                     except Exception as error:
-                        try:
-                            failures[job.name()] = _explain(error, job)
-                        except AthanorError:
-                            pool.shutdown(cancel_futures=True, wait=False)
-                            raise
+                        failures[job.name()] = explain(error, job)
                     done += 1
                     tick(done, total)
             suspects += running.values()
@@ -123,7 +153,7 @@ def _alone(context: Context, job: Job) -> str | None:
             except BrokenProcessPool:
                 continue
             except Exception as error:
-                return _explain(error, job)
+                return explain(error, job)
     return f"its worker was killed {_ATTEMPTS} times (out of memory?)"
 
 
@@ -135,10 +165,11 @@ def _datatrove(context: Context, todo: Sequence[Job], workers: int, tick: Tick, 
         raise AthanorError(
             "datatrove is not installed", where="data.engine", fix="pip install 'athanor[datatrove]'"
         ) from None
-    from athanor.data.pipeline.trove import Errand, quiet
+    from athanor.data.pipeline.trove import FATAL, Errand, quiet
 
     quiet()
     logs = Path(context.root) / "datatrove"
+    shutil.rmtree(logs / "failed", ignore_errors=True)
     executor = LocalPipelineExecutor(
         [Errand(context, list(todo))],
         tasks=len(todo),
@@ -151,5 +182,7 @@ def _datatrove(context: Context, todo: Sequence[Job], workers: int, tick: Tick, 
     for job in open_jobs(context, todo):
         note = logs / "failed" / f"{todo.index(job):05d}.txt"
         failures[job.name()] = note.read_text(encoding="utf-8") if note.is_file() else "its task did not end"
+    if (logs / "failed" / FATAL).is_file():
+        raise AthanorError(**read_json(logs / "failed" / FATAL))
     tick(total - len(failures), total)
     return failures

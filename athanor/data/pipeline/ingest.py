@@ -16,16 +16,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from athanor.data.pipeline import own_ids
 from athanor.data.pipeline.layout import SHORT, Layout, Part, write_table
-from athanor.data.readers import InputFile, expand, read_file
+from athanor.data.pipeline.tally import phrase
+from athanor.data.readers import InputFile, expand, read_file, stamp
+from athanor.data.stdlib_corpus import python_version
 from athanor.data.steps.base import SCHEMA
 from athanor.data.types import Document, Dropped
 from athanor.errors import AthanorError
 from athanor.files import digest, read_json, write_json
 from athanor.recipe.schema import DataRecipe, Recipe, SourceRecipe
 
-#: Examples of what could not be read that a unit keeps.
-EXAMPLES = 20
+#: Examples of what could not be read that a unit and a source keep, of each reason.
+EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,8 @@ class UnitReport:
 
     def drop(self, item: Dropped) -> None:
         """Count what gave no document."""
-        phrase = item.reason.split(":")[0]
-        self.dropped[phrase] = self.dropped.get(phrase, 0) + 1
-        if len(self.examples) < EXAMPLES:
+        self.dropped[phrase(item.reason)] = self.dropped.get(phrase(item.reason), 0) + 1
+        if self.dropped[phrase(item.reason)] <= EXAMPLES:
             self.examples.append({"id": item.id, "reason": item.reason})
 
 
@@ -67,13 +69,13 @@ def find_units(recipe: Recipe) -> tuple[list[Unit], dict[str, list[Dropped]]]:
     ignored: dict[str, list[Dropped]] = {}
     for name, source in recipe.data.sources.items():
         if source.kind != "files":
-            units.append(Unit(name, (), digest(_identity(recipe, source, []))[:SHORT], 0))
+            units.append(Unit(name, (), digest(_identity(recipe, source, _generated_from(name, source)))[:SHORT], 0))
             continue
         if not source.paths:
             where = f"data.sources.{name}.paths"
             raise AthanorError("the source has no paths", where=where, fix="files, folders, globs")
         files, ignored[name] = expand(source.paths)
-        sized = [(file, *_size_and_time(file)) for file in files]
+        sized = [(file, *stamp(file)) for file in files]
         groups = _grouped(sized, recipe.data.part_bytes)
         for group in groups:
             stats = [[file.name, size, changed] for file, size, changed in group]
@@ -90,21 +92,19 @@ def _identity(recipe: Recipe, source: SourceRecipe, stats: list[Any]) -> list[An
     return [options, limits, seed, stats]
 
 
-def _size_and_time(file: InputFile) -> tuple[int, float]:
-    """Bytes and time of change of a local file; of a remote one what its store tells."""
-    path = Path(file.path)
-    if path.exists():
-        stat = path.stat()
-        return stat.st_size, stat.st_mtime_ns
-    import fsspec
+def _generated_from(name: str, source: SourceRecipe) -> list[Any]:
+    """What a generated source reads beside its options: the Python whose library it is, its taxonomy files."""
+    if source.kind == "arithmetic":
+        return []
+    found: list[Any] = [python_version()]
+    if source.kind == "synthesis":
+        from athanor.data.synthesis.writing import source_inputs
 
-    store, inside = fsspec.core.url_to_fs(str(file.path))
-    info = store.info(inside)
-    changed = info.get("mtime") or info.get("LastModified") or info.get("ETag") or 0
-    return int(info.get("size") or 0), changed if isinstance(changed, int | float) else str(changed)  # type: ignore[return-value]
+        found += source_inputs(source.options, f"data.sources.{name}.options")
+    return found
 
 
-_Sized = tuple[InputFile, int, float]
+_Sized = tuple[InputFile, int, float | str]
 
 
 def _grouped(files: Sequence[_Sized], part_bytes: int) -> Iterator[list[_Sized]]:
@@ -185,6 +185,7 @@ class _PartWriter:
     def __init__(self, layout: Layout, unit: Unit, part_bytes: int, report: UnitReport) -> None:
         self._layout, self._unit, self._limit, self._report = layout, unit, part_bytes, report
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._own_ids: list[Any] = []
         self._size = 0
 
     def add(self, document: Document) -> None:
@@ -208,6 +209,7 @@ class _PartWriter:
         }
         for name, value in values.items():
             self._columns[name].append(value)
+        self._own_ids.append(document.meta.get("id"))
         self._size += n_bytes
         self._report.documents += 1
         self._report.n_bytes += n_bytes
@@ -218,7 +220,8 @@ class _PartWriter:
             return
         part = Part(self._unit.source, f"{self._unit.name}-{len(self._report.parts):05d}")
         write_table(self._layout.documents(part), pa.table(self._columns, schema=SCHEMA))
+        own_ids.write(self._layout, part, self._own_ids)
         self._report.parts.append(part.name)
         self._report.rows.append(len(self._columns["id"]))
         self._columns = {name: [] for name in SCHEMA.names}
-        self._size = 0
+        self._own_ids, self._size = [], 0

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from athanor.files import write_atomic
 from athanor.recipe.source import to_yaml
 from athanor.report.html import duration, render_page
-from athanor.report.svg import Axes, Text, bar_chart, number
+from athanor.report.svg import Axes, Series, Text, line_chart, number, row_chart
 
 _FLOW: list[Text] = [
     ("documents in", "输入文档"),
@@ -90,10 +90,9 @@ def _tiles(report: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> lis
 
 def _left_chart(report: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> str:
     bytes_in = sum(source["bytes_in"] for source in report["sources"].values())
-    groups = ["read", *flows]
-    values: list[float | None] = [bytes_in / 1e6, *(flow[3] / 1e6 for flow in flows.values())]
-    axes = Axes(("text left after each step", "每一步之后所剩的文本"), ("", ""), ("MB", "MB"))
-    return bar_chart(axes, groups, [(("MB", "MB"), values)], max(bytes_in / 1e6, 1e-9) * 1.1)
+    left = {"read": bytes_in, **{step: flow[3] for step, flow in flows.items()}}
+    rows = [(name, n / 1e6, f"{_mb(n)} MB, {_percent(n, bytes_in)}") for name, n in left.items()]
+    return row_chart(("text left after each step", "每一步之后所剩的文本"), rows)
 
 
 def _steps(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -111,14 +110,26 @@ def _flow_cells(flow: Sequence[int]) -> list[str]:
 
 
 def _by(tally: Mapping[str, Any], names: Sequence[str], title: Text, at: int) -> dict[str, Any]:
-    """What came into the first step and left the last one, by source, domain or language."""
+    """What came into the first step and left the last one, by source, domain or language.
+
+    Language is told by a step, so what came in of each is what that step let on; a row of its own says what it and the
+    steps before it took.
+    """
+    flows = tally["flows"]
+    telling = next((step for step in names if step.split("~")[0] == "language"), None) if at == 2 else None
+    first, taken = (names[0], (0, 1)) if telling is None else (telling, (2, 3))
     totals: dict[str, list[int]] = {}
-    for step, columns in ((names[0], (0, 1)), (names[-1], (2, 3))):
-        for labels, flow in tally["flows"][step].items():
+    for step, columns, into in ((first, taken, (0, 1)), (names[-1], (2, 3), (2, 3))):
+        for labels, flow in flows[step].items():
             entry = totals.setdefault(labels.split("\t")[at], [0, 0, 0, 0])
-            for column in columns:
-                entry[column] += flow[column]
-    rows = [[label, *_flow_cells(flow)] for label, flow in sorted(totals.items())]
+            for column, target in zip(columns, into, strict=True):
+                entry[target] += flow[column]
+    rows = [[label, *_flow_cells(flow)] for label, flow in sorted(totals.items()) if any(flow)]
+    if telling is not None:
+        whole = _sum(flows[names[0]].values())
+        told = [sum(flow[column] for flow in totals.values()) for column in (0, 1)]
+        gone = [whole[0] - told[0], whole[1] - told[1], 0, 0]
+        rows.append([f"… up to {telling}", *_flow_cells(gone)])
     return {"title": title, "head": [("", ""), *_FLOW], "rows": rows}
 
 
@@ -129,16 +140,20 @@ def _reading(sources: Mapping[str, Any]) -> dict[str, Any]:
         ("MB", "MB"),
         ("formats", "格式"),
         ("no document", "未成文档"),
+        ("ids given twice", "重复的自带 id"),
         ("CPU", "CPU"),
     ]
-    rows, examples = [], []
+    rows, examples, notes = [], [], []
     for name, source in sources.items():
         read = source["read"]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(read["formats"].items()))
         dropped = ", ".join(f"{reason} {n:,}" for reason, n in sorted(read["dropped"].items())) or "0"
-        rows.append([name, f"{read['documents']:,}", _mb(read["n_bytes"]), kinds, dropped, duration(read["cpu_s"])])
+        ids = f"{read['own_ids']['repeated']:,}" if read["own_ids"]["documents"] else "–"
+        cost = duration(read["cpu_s"])
+        rows.append([name, f"{read['documents']:,}", _mb(read["n_bytes"]), kinds, dropped, ids, cost])
+        notes += [f"{name}: {note}" for note in source["notes"]]
         examples += [{"source": name, **example} for example in read["examples"]]
-    return {"head": head, "rows": rows, "examples": examples}
+    return {"head": head, "rows": rows, "examples": examples, "notes": notes}
 
 
 def _reasons(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -151,17 +166,21 @@ def _reasons(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> di
 
 
 def _histograms(figures: Mapping[str, Any], trail: str = "") -> list[tuple[str, str]]:
-    """Every ``{"edges": […], "counts": […]}`` among the steps' figures, drawn."""
+    """Every ``{"range": […], "bins": n, "documents": {domain: counts}}`` among the steps' figures, drawn."""
     found: list[tuple[str, str]] = []
     for name, value in figures.items():
         if not isinstance(value, Mapping):
             continue
         path = f"{trail} {name}".strip()
-        if "counts" in value and "edges" in value:
-            groups = [number(edge) for edge in value["edges"][:-1]]
-            axes = Axes((path, path), ("from", "自"), ("documents", "文档"))
-            top = max([*value["counts"], 1]) * 1.15
-            found.append((path, bar_chart(axes, groups, [(("documents", "文档"), value["counts"])], top)))
+        if {"range", "bins", "documents"} <= value.keys():
+            low, high = value["range"]
+            width = (high - low) / value["bins"]
+            axes = Axes((path, path), (name, name), ("documents", "文档"), zero_y=True, height=220)
+            lines = [
+                Series((domain, domain), [(low + (i + 0.5) * width, n) for i, n in enumerate(counts)], color)
+                for color, (domain, counts) in enumerate(value["documents"].items())
+            ]
+            found.append((path, line_chart(axes, lines)))
         else:
             found += _histograms(value, path)
     return found

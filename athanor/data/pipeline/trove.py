@@ -8,8 +8,13 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
+from athanor.data.pipeline.engine import explain
 from athanor.data.pipeline.jobs import Context, Job, perform
-from athanor.files import write_atomic
+from athanor.errors import AthanorError
+from athanor.files import write_atomic, write_json
+
+#: Note of an error that no job could survive.
+FATAL = "fatal.json"
 
 
 class Errand(PipelineStep):
@@ -31,8 +36,12 @@ class Errand(PipelineStep):
                 self.stat_update("done")
             except Exception as error:
                 self.stat_update("failed")
-                note = Path(self.context.root) / "datatrove" / "failed" / f"{number:05d}.txt"
-                write_atomic(note, f"{type(error).__name__}: {error}")
+                notes = Path(self.context.root) / "datatrove" / "failed"
+                try:
+                    write_atomic(notes / f"{number:05d}.txt", explain(error, jobs[number]))
+                except AthanorError as fatal:
+                    write_json(notes / FATAL, {"what": fatal.what, "where": fatal.where, "fix": fatal.fix})
+                    break
         yield from data or ()
 
 
