@@ -17,3 +17,7 @@ class AthanorError(Exception):
         where = f"{self.where}: " if self.where else ""
         fix = f"\n  → {self.fix}" if self.fix else ""
         return f"{where}{self.what}{fix}"
+
+
+class MissingLibrary(AthanorError):
+    """A library that is not installed: no fault of the document at hand, so nothing goes on as if it were."""

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from athanor.errors import AthanorError
+from athanor.errors import AthanorError, MissingLibrary
 
 if TYPE_CHECKING:
     from athanor.data.readers import InputFile
@@ -141,6 +141,8 @@ def _documents(file: InputFile, options: _Options) -> Iterator[Document | Droppe
             tolerant=options.tolerant,
             html_rows=options.html_rows,
         )
+    except MissingLibrary:
+        raise
     except AthanorError as error:
         yield Dropped(file.name, f"damaged: {error.what}")
 

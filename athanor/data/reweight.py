@@ -111,25 +111,40 @@ class Reweighter:
         self.updates = int(state["updates"])
 
 
-def reference_losses(
-    reference: str | Mapping[str, float] | None, where: str = "reweight.reference"
-) -> dict[str, float]:
-    """Loss by source: as given, or the held-out losses at the end of a finished run."""
+def reference_losses(reference: str | Mapping[str, float] | None) -> dict[str, float]:
+    """Loss by source: as given, or those at the end of a finished run, given by its directory.
+
+    Training losses by source (mean over the last tenth of the lines that have them) where the run wrote them: they are
+    of the same text as the losses they are compared with. Else its held-out losses.
+    """
     if reference is None:
         return {}
     if not isinstance(reference, str):
         return dict(reference)
     path = Path(reference)
-    file = path / "DONE" if path.is_dir() else path
+    if found := _training_losses(path / "metrics.jsonl"):
+        return found
+    file = path / "DONE"
     if not file.is_file():
-        raise AthanorError(
-            "no finished run here", where=f"reweight.reference: {reference}", fix="a run directory with DONE in it"
-        )
+        where, fix = f"reweight.reference: {reference}", "the directory of a finished run"
+        raise AthanorError("no finished run here", where=where, fix=fix)
     value = read_json(file)
     losses = value.get("held_out_loss") if isinstance(value, dict) else None
     if not isinstance(losses, dict) or not losses:
-        raise AthanorError("the run has no held-out losses", where=str(file), fix="sources with holdout above 0")
+        fix = "a reference run with `reweight: {method: watch}`, or sources with holdout above 0"
+        raise AthanorError("the run has no losses by source", where=str(path), fix=fix)
     return {str(name): float(loss) for name, loss in losses.items() if isinstance(loss, int | float)}
+
+
+def _training_losses(metrics: Path) -> dict[str, float]:
+    if not metrics.is_file():
+        return {}
+    found: dict[str, list[float]] = {}
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        for key, value in json.loads(line).items():
+            if key.startswith("loss/") and isinstance(value, int | float):
+                found.setdefault(key.removeprefix("loss/"), []).append(float(value))
+    return {name: float(np.mean(values[-max(1, len(values) // 10) :])) for name, values in found.items()}
 
 
 def recorded(events: str | Path, stage: str) -> list[tuple[int, dict[str, float]]]:

@@ -21,7 +21,7 @@ from athanor.data.read import rows
 from athanor.data.read.locate import PLAIN_SUFFIXES, is_url, open_bytes
 from athanor.data.read.streams import open_stream
 from athanor.data.read.text import strict, tolerant
-from athanor.errors import AthanorError
+from athanor.errors import AthanorError, MissingLibrary
 
 MAX_DOCUMENT_BYTES = 64_000_000
 #: A binary file (pictures, fonts) may be this many times larger than the text it is allowed to give.
@@ -99,7 +99,7 @@ def _guarded(read: Callable[[], Extracted]) -> Extracted | Unreadable:
     except (AthanorError, OSError):
         raise
     except ImportError as error:
-        raise AthanorError(f"a library is missing: {error}", fix="pip install what it names") from None
+        raise MissingLibrary(f"a library is missing: {error}", fix="pip install what it names") from None
     except RecursionError:
         return Unreadable("broken: nested too deep")
     except MemoryError:

@@ -23,7 +23,7 @@ from athanor.data.readers import InputFile, expand, read_file, stamp
 from athanor.data.stdlib_corpus import python_version
 from athanor.data.steps.base import SCHEMA
 from athanor.data.types import Document, Dropped
-from athanor.errors import AthanorError
+from athanor.errors import AthanorError, MissingLibrary
 from athanor.files import digest, read_json, write_json
 from athanor.recipe.schema import DataRecipe, Recipe, SourceRecipe
 
@@ -174,6 +174,8 @@ def _file_items(file: InputFile, source: SourceRecipe, data: DataRecipe) -> Iter
             max_document_bytes=data.max_document_bytes,
             tolerant=True,
         )
+    except MissingLibrary:
+        raise
     except (AthanorError, OSError, ValueError) as error:
         what = error.what if isinstance(error, AthanorError) else f"{type(error).__name__}: {error}"
         yield Dropped(file.name, f"damaged: {what}")

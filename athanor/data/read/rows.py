@@ -10,7 +10,7 @@ from typing import Any
 from athanor.data.extract.types import Extracted, Unreadable
 from athanor.data.read.locate import open_bytes
 from athanor.data.read.streams import damaged, lines
-from athanor.errors import AthanorError
+from athanor.errors import AthanorError, MissingLibrary
 
 #: A string's largest JSON form: every byte as \u00XX.
 _JSON_BLOWUP = 6
@@ -204,6 +204,8 @@ def until_damaged(found: Iterator[Found]) -> Iterator[Found]:
     """The rows that are whole, then one ``Unreadable`` where the container is damaged."""
     try:
         yield from found
+    except MissingLibrary:
+        raise
     except AthanorError as error:
         yield Unreadable(f"damaged: {error.what}")
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -143,3 +144,17 @@ def test_a_library_that_fails_in_its_own_way_is_a_reason(monkeypatch: pytest.Mon
 def test_kinds_of_rows_go_by_name_even_where_they_are_damaged() -> None:
     assert kind_of("a.jsonl.gz", b"\x1f\x8b") == kind_of("a.jsonl", b"%PDF-") == "jsonl"
     assert kind_of("a.parquet", b"garbage") == "parquet" and kind_of("data", b"PAR1") == "parquet"
+
+
+def test_a_missing_library_is_no_fault_of_the_document(tmp_path, monkeypatch):
+    """A build must not drop every page because something is not installed."""
+    from athanor.data.pipeline import ingest
+    from athanor.data.readers import InputFile
+    from athanor.errors import MissingLibrary
+    from athanor.recipe.schema import DataRecipe, SourceRecipe
+
+    page = tmp_path / "a.html"
+    page.write_text("<html><body><p>" + "Words of a page. " * 40 + "</p></body></html>")
+    monkeypatch.setitem(sys.modules, "lxml.html", None)
+    with pytest.raises(MissingLibrary, match="a library is missing"):
+        list(ingest._file_items(InputFile(page, "a.html"), SourceRecipe(), DataRecipe()))
