@@ -83,6 +83,7 @@ def athanor(folder: Path, out: Path) -> int:
 
 def datatrove(split: Callable[..., list[str]] | None) -> Callable[[Path, Path], int]:
     """The same by datatrove's blocks; ``split``: words otherwise than by its default."""
+    import orjson  # noqa: F401 - datatrove's reader needs it and says so only when it runs
     import xxhash
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.dedup import (
