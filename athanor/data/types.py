@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:  # processes that read and clean documents do without it
+    import torch
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, Split] = ("train", "valid")

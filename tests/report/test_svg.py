@@ -18,6 +18,7 @@ from athanor.report.svg import (
     linear_ticks,
     log_ticks,
     number,
+    row_chart,
     share_chart,
     smooth,
     thin,
@@ -96,3 +97,15 @@ def test_log_ticks_and_numbers() -> None:
 
 def test_smoothing_is_a_centred_mean() -> None:
     assert smooth([(0, 0.0), (1, 3.0), (2, 6.0)], 3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
+
+
+def test_rows_have_room_for_many_long_names_and_their_lengths_are_proportional() -> None:
+    rows = [(f"a_long_name_of_a_step~{i}", 100.0 - 8 * i, f"{100 - 8 * i} MB") for i in range(13)]
+    root = ET.fromstring(row_chart(("left", "所剩"), rows))
+    bars = list(root.iter(f"{SVG}rect"))
+    assert float(bars[12].get("width", 0)) / float(bars[0].get("width", 0)) == pytest.approx(0.04, abs=0.001)
+    tops = [float(bar.get("y", 0)) for bar in bars]
+    assert min(b - a for a, b in zip(tops, tops[1:], strict=False)) > 14  # a line of text is lower
+    names = [text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("a_long")]
+    assert len(names) == 13 and all(float(name.get("x", 0)) > 7 * len(name.text or "") for name in names)
+    assert row_chart(("m", "m"), []) == ""

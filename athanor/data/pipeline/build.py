@@ -17,7 +17,7 @@ from athanor import __version__
 from athanor.data.pipeline import compare, ingest, output, own_ids, segment
 from athanor.data.pipeline.engine import Failures, run_jobs
 from athanor.data.pipeline.ingest import Unit
-from athanor.data.pipeline.jobs import Context, Job, ReadJob, SortJob, WorkJob, WriteJob
+from athanor.data.pipeline.jobs import Context, Job, ReadJob, SortJob, WorkJob, WriteJob, forget
 from athanor.data.pipeline.layout import Part
 from athanor.data.pipeline.segment import Chain
 from athanor.data.pipeline.show import Bars
@@ -50,6 +50,7 @@ class Pipeline:
         self.failures: Failures = {}
         self._context = Context(recipe.model_dump_json(), str((out / WORK).resolve()), "", __version__)
         self._bars = Bars(say)
+        forget()
 
     def run(self) -> dict[str, Any]:
         """Read, work, compare, write. The report is a JSON value; ``AthanorError`` when nothing at all remains."""
@@ -61,7 +62,8 @@ class Pipeline:
             tallies, comparisons = self._work(reading)
             written = self._write(reading)
             chain = self._context.chain
-            figures = compare.final_figures(self._context.layout, chain, reading.parts, self.out / WORK)
+            parts, work = reading.parts, self.out / WORK
+            figures = compare.final_figures(self._context.layout, chain, parts, work) if parts else {}
         report = self._report(reading, tallies, comparisons, figures, written)
         report["wall_s"] = round(time.monotonic() - started, 3)
         if not any(entry["out"]["train"]["documents"] for entry in report["sources"].values()):
@@ -102,20 +104,11 @@ class Pipeline:
         return digest([[part.path for part in parts], earlier_builds(self.recipe)])
 
     def _work(self, reading: _Reading) -> tuple[Tally, list[dict[str, Any]]]:
-        context, comparisons = self._context, []
+        comparisons = self._segments(reading)
+        while comparisons is None:
+            comparisons = self._segments(reading)
+        context = self._context
         layout, chain = context.layout, context.chain
-        for number, one in enumerate(chain.segments):
-            titles = [chain.steps[at].name for at in one.steps]
-            if one.last is not None:
-                titles.append(f"{chain.steps[one.last].name} (measuring)")
-            self._do(", ".join(titles) or "checking", [WorkJob(number, part) for part in reading.parts])
-            done = [part for part in reading.parts if segment.is_worked(layout, chain, number, part)]
-            if one.last is not None:
-                comparisons.append(compare.compare(layout, chain, number, done, self._say))
-            if len(done) < len(reading.parts):
-                reading.parts = done
-                self._context = context = context.of(self._inputs(done))
-                chain = context.chain
         states = [
             layout.state(chain.keys.state(one), part, ".json") for one in chain.segments for part in reading.parts
         ]
@@ -123,6 +116,28 @@ class Pipeline:
         for found in comparisons:
             tally.cpu_s[found["step"]] = tally.cpu_s.get(found["step"], 0.0) + found["cpu_s"]
         return tally, comparisons
+
+    def _segments(self, reading: _Reading) -> list[dict[str, Any]] | None:
+        """Work all segments, compare between them; None after a failure: begin again without the parts that failed.
+
+        Comparisons and what follows them are named by the parts that were compared, so the other parts' are redone
+        (their measures are not); a later build, in which nothing fails, finds its own again.
+        """
+        layout, chain = self._context.layout, self._context.chain
+        comparisons: list[dict[str, Any]] = []
+        for number, one in enumerate(chain.segments if reading.parts else []):
+            titles = [chain.steps[at].name for at in one.steps]
+            if one.last is not None:
+                titles.append(f"{chain.steps[one.last].name} (measuring)")
+            self._do(", ".join(titles) or "checking", [WorkJob(number, part) for part in reading.parts])
+            done = [part for part in reading.parts if segment.is_worked(layout, chain, number, part)]
+            if len(done) < len(reading.parts):
+                reading.parts = done
+                self._context = self._context.of(self._inputs(done))
+                return None
+            if one.last is not None:
+                comparisons.append(compare.compare(layout, chain, number, done, self._say))
+        return comparisons
 
     def _write(self, reading: _Reading) -> dict[str, dict[str, dict[str, int]]]:
         context = self._context

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED as FIRST
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 from athanor.data.pipeline.jobs import Context, Job, open_jobs, perform
@@ -80,6 +81,8 @@ def _new_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # half-dead.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["athanor.data.pipeline.jobs"])
+    with _deaf_to_interrupts():
+        forkserver.ensure_running()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
@@ -92,9 +95,21 @@ def _new_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes begun inside ignore Ctrl-C, which a terminal sends to all: it is for this process to act on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin_worker() -> None:
-    """Ctrl-C is for the parent to act on; a parent that was killed must not leave workers waiting for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A parent that was killed must not leave workers waiting for ever."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -177,6 +192,10 @@ def _datatrove(context: Context, todo: Sequence[Job], workers: int, tick: Tick, 
         logging_dir=str(logs),
         skip_completed=False,
     )
+    from multiprocess import forkserver as troves_server
+
+    with _deaf_to_interrupts():
+        troves_server.ensure_running()
     executor.run()
     failures: Failures = {}
     for job in open_jobs(context, todo):

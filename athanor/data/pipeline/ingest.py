@@ -58,7 +58,16 @@ class UnitReport:
         """Count what gave no document."""
         self.dropped[phrase(item.reason)] = self.dropped.get(phrase(item.reason), 0) + 1
         if self.dropped[phrase(item.reason)] <= EXAMPLES:
-            self.examples.append({"id": item.id, "reason": item.reason})
+            self.examples.append({"id": clean(item.id), "reason": clean(item.reason)})
+
+
+def clean(text: str) -> str:
+    """Text that can be written as UTF-8: a lone surrogate is replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def find_units(recipe: Recipe) -> tuple[list[Unit], dict[str, list[Dropped]]]:
@@ -198,20 +207,21 @@ class _PartWriter:
             return
         if self._size and self._size + n_bytes > self._limit:
             self.flush()
-        url = document.meta.get("url")
-        kind = str(document.meta.get("format", "rows"))
+        meta = json.loads(clean(json.dumps(document.meta, ensure_ascii=False, default=str)))
+        url = meta.get("url")
+        kind = str(meta.get("format", "rows"))
         values = {
-            "id": document.id,
+            "id": clean(document.id),
             "text": document.text,
             "domain": document.domain,
             "language": document.language,
             "source": self._unit.source,
             "url": url if isinstance(url, str) else None,
-            "meta": json.dumps(document.meta, ensure_ascii=True, sort_keys=True, default=str),
+            "meta": json.dumps(meta, ensure_ascii=True, sort_keys=True),
         }
         for name, value in values.items():
             self._columns[name].append(value)
-        self._own_ids.append(document.meta.get("id"))
+        self._own_ids.append(meta.get("id"))
         self._size += n_bytes
         self._report.documents += 1
         self._report.n_bytes += n_bytes

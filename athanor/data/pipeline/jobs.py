@@ -53,6 +53,11 @@ def _chain(recipe: str, inputs: str, version: str) -> Chain:
     return Chain(make_all(_recipe(recipe).data.steps), inputs, version)
 
 
+def forget() -> None:
+    """Make chains anew: what their steps have loaded (evaluation sets, models) may have changed since."""
+    _chain.cache_clear()
+
+
 @dataclass(frozen=True)
 class ReadJob:
     """Read one unit."""

@@ -23,7 +23,7 @@ from athanor.data.types import SPLITS, Document
 from athanor.files import atomic_path, digest, read_json, write_atomic, write_json
 
 #: Text in one key range.
-RANGE_BYTES = 64_000_000
+RANGE_BYTES = 16_000_000
 _GROUP_ROWS = 256
 _FIGURES = 6
 

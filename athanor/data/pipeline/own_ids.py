@@ -25,10 +25,8 @@ def write(layout: Layout, part: Part, ids: Sequence[Any]) -> None:
 
     given = [str(own) for own in ids if own is not None]
     if given:
-        # surrogatepass: a row's id may hold a lone surrogate, which its text may not
-        digests = [xxhash.xxh3_64_intdigest(own.encode("utf-8", "surrogatepass")) for own in given]
-        shown = [own.encode("utf-8", "replace").decode() for own in given]
-        table = pa.table({"digest": pa.array(digests, type=pa.uint64()), "id": pa.array(shown, type=pa.string())})
+        digests = [xxhash.xxh3_64_intdigest(own.encode()) for own in given]
+        table = pa.table({"digest": pa.array(digests, type=pa.uint64()), "id": pa.array(given, type=pa.string())})
         write_table(_path(layout, part), table)
 
 

@@ -96,7 +96,8 @@ def expand(paths: Sequence[str | Path]) -> tuple[list[InputFile], list[Dropped]]
     seen: set[str] = set()
     names: set[str] = set()
     for given in paths:
-        for path, name, reason in _remote(str(given)) if is_url(given) else _matches(given):
+        for path, found, reason in _remote(str(given)) if is_url(given) else _matches(given):
+            name = found.encode("utf-8", "backslashreplace").decode()  # a file's name need not be UTF-8; its ids must
             place = path if isinstance(path, str) else str(path.resolve())
             if not reason and place in seen:
                 reason = "listed twice"

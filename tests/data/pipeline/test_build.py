@@ -131,7 +131,7 @@ def test_a_comparison_sees_all_documents_alive_and_only_them(
 ) -> None:
     monkeypatch.setattr(registry, "make", lambda o: Rank(o) if o.max_chars == 9999 else Length(o))
     steps = [{"step": "length", "max_chars": 250}, {"step": "length", "max_chars": 9999}, {"step": "length"}]
-    recipe = recipe_for(folder, steps=steps, part_bytes=9_000)
+    recipe = recipe_for(folder, steps=steps, part_bytes=25_000)
     corpus = build_corpus(recipe, tmp_path / "out")
     found = corpus_texts(corpus)
     expected = run_in_memory([registry.make(o) for o in recipe.data.steps], Docs.of(rows()))
@@ -168,6 +168,48 @@ def test_a_part_that_fails_is_named_the_rest_is_built_and_a_rerun_completes_it(
     before = len(calls)
     assert corpus_texts(build_corpus(recipe, tmp_path / "out")) == whole
     assert len(calls) == before + 1  # only the part that was missing
+
+
+def test_a_part_that_fails_after_a_comparison_leaves_a_whole_build_of_the_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [{"step": "exact_dedup"}, {"step": "length", "min_chars": 100}, {"step": "exact_dedup"}]
+    recipe = recipe_for(folder, steps=steps, part_bytes=25_000)
+    whole = corpus_texts(build_corpus(recipe, tmp_path / "whole"))
+    work, failing = segment.work, []
+
+    def fail(layout: Any, chain: Any, number: int, part: Any) -> Any:
+        tally = work(layout, chain, number, part)
+        if number == 1 and (failing == [part] or not failing and len(segment.load_alive(layout, chain, 1, part).docs)):
+            failing[:] = [part]
+            layout.state(chain.keys.state(chain.segments[1]), part, ".json").unlink()
+            raise RuntimeError("a cosmic ray")
+        return tally
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "work", fail)
+        with pytest.raises(AthanorError, match="1 jobs failed.*a cosmic ray"):
+            build_corpus(recipe, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    built = sum(n["documents"] for n in report["sources"]["web"]["out"].values())
+    assert 0 < built < sum(map(len, whole.values()))
+    flow = report["tally"]["flows"]["exact_dedup~2"]
+    assert sum(entry[2] for entry in flow.values()) == built
+    assert corpus_texts(build_corpus(recipe, tmp_path / "out")) == whole
+
+
+def test_what_steps_read_beside_the_documents_decides_whether_a_build_is_done(folder: Path, tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+    write_rows(sets / "a.jsonl", ["a question that stands nowhere else in all of this corpus, not even in parts of it"])
+    text = "The kettle on the old stove began to sing while rain ran down both windows and nobody came to pour the tea."
+    write_rows(folder / "z.jsonl", [text])
+    recipe = recipe_for(folder, steps=[{"step": "decontaminate", "sets": [str(sets)]}])
+    build_corpus(recipe, tmp_path / "out")
+    (sets / "b.jsonl").write_text(json.dumps({"question": text}) + "\n")
+    with pytest.raises(AthanorError, match="another recipe, or its files"):
+        build_corpus(recipe, tmp_path / "out")
+    found = build_corpus(recipe, tmp_path / "out", replace=True)
+    assert list(found.report["tally"]["reasons"]["decontaminate"].values()) == [[1, len(text)]]
 
 
 def test_a_full_disk_half_way_is_told_and_a_rerun_completes_the_build(

@@ -1,14 +1,18 @@
-"""Engines: a worker that is killed costs its own job at most."""
+"""Engines: a worker that is killed costs its own job at most, and none outlives its parent."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from athanor.data.pipeline import engine
 from athanor.data.pipeline.jobs import Context
+from athanor.errors import AthanorError
 from athanor.recipe.schema import Recipe
 
 #: A module of jobs that worker processes can import.
@@ -57,3 +61,55 @@ def test_a_killed_worker_costs_its_own_job_at_most(tmp_path: Path, monkeypatch: 
     assert [job.number for job in jobs if not job.done(context)] == [5]
     assert ticks[-1] == (8, 8)
     sys.modules.pop("killing_jobs")
+
+
+def test_workers_do_not_outlive_a_build_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from athanor.data.pipeline import engine\n"
+        "def wait(folder):\n"
+        "    Path(folder, str(os.getpid())).touch()\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    with engine._new_pool(1) as pool:\n"
+        "        pool.submit(wait, sys.argv[1]).result()\n"
+    )
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    with subprocess.Popen([sys.executable, str(script), str(pids)]) as process:
+        _until(lambda: any(pids.iterdir()))
+        process.kill()
+    worker = int(next(pids.iterdir()).name)
+    _until(lambda: not _is_alive(worker))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _until(met: Callable[[], bool], limit_s: float = 60.0) -> None:
+    end = time.monotonic() + limit_s
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_full_disk_is_told_by_datatrove_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datatrove")
+    text = JOBS.replace('write_text("done")', "__class__; raise OSError(28, 'No space left on device', 'there')")
+    (tmp_path / "filling_jobs.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import filling_jobs  # type: ignore[import-not-found]
+
+    context = Context(Recipe().model_dump_json(), str(tmp_path))
+    with pytest.raises(AthanorError, match="disk is full while job 0"):
+        engine.run_jobs(
+            context, [filling_jobs.Touch(str(tmp_path), 0)], engine="datatrove", workers=1, tick=lambda *_: None
+        )
+    sys.modules.pop("filling_jobs")
