@@ -79,7 +79,7 @@ def test_it_is_built_once_and_only_where_it_may(fresh: Path, monkeypatch: pytest
 
 
 def test_a_compiler_that_fails_is_no_kernel_and_no_error(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_compiler", lambda: "false")
+    monkeypatch.setenv("CXX", "false")
     assert native.attention_kernel() is None
 
 
