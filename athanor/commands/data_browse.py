@@ -117,7 +117,7 @@ def sample(
     step: Annotated[str | None, typer.Option("--step", help="Documents that this step dropped.")] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="… for a reason that begins so.")] = None,
     dropped: Annotated[bool, typer.Option("--dropped", help="Documents that any step dropped.")] = False,
-    source: Annotated[str | None, typer.Option("--source", help="Kept documents of this source.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Documents of this source.")] = None,
     n: CountOpt = 5,
     seed: Annotated[int, typer.Option("--seed", help="Another draw.")] = 0,
     json: JsonOpt = False,
@@ -126,7 +126,7 @@ def sample(
     from athanor.data.pipeline import browse
 
     if dropped or step or reason:
-        found = browse.Build(out).sample(step, reason, n, seed)
+        found = browse.Build(out).sample(step, reason, n, seed, source)
     else:
         found = browse.sample_corpus(out, n, seed, source)
     if json:

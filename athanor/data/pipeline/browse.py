@@ -81,12 +81,16 @@ class Build:
                 for row, step, reason in zip(*(table.column(n).to_pylist() for n in table.column_names), strict=True):
                     yield part, row, step, reason
 
-    def sample(self, step: str | None, reason: str | None, n: int, seed: int) -> list[dict[str, Any]]:
-        """``n`` dropped documents, drawn by hash; ``step`` and ``reason`` (a beginning) narrow the choice."""
+    def sample(
+        self, step: str | None, reason: str | None, n: int, seed: int, source: str | None = None
+    ) -> list[dict[str, Any]]:
+        """``n`` dropped documents, drawn by hash; ``step``, ``reason`` (a beginning), ``source`` narrow the choice."""
+        _known("step", step, [one.name for one in self.chain.steps])
+        _known("source", source, list(self._context.loaded.data.sources))
         wanted = (
             (part, row, at, why)
             for part, row, at, why in self.drops()
-            if (step is None or at == step) and (reason is None or why.startswith(reason))
+            if step in (None, at) and source in (None, part.source) and why.startswith(reason or "")
         )
         drawn = heapq.nsmallest(n, wanted, key=lambda d: _draw(f"{seed}\t{d[0].path}\t{d[1]}"))
         found = []
@@ -146,6 +150,11 @@ class Build:
         return found
 
 
+def _known(what: str, name: str | None, names: list[str]) -> None:
+    if name is not None and name not in names:
+        raise AthanorError(f"no {what} {name!r}", where=f"--{what}", fix=f"one of: {', '.join(names)}")
+
+
 def _row(table: pa.Table, row: int) -> dict[str, Any]:
     rows = table.filter(pc.equal(table.column("row"), row)).drop_columns(["row"]).to_pylist()
     return rows[0] if rows else {}
@@ -158,6 +167,7 @@ def _draw(text: str) -> bytes:
 def sample_corpus(path: Path, n: int, seed: int, source: str | None) -> list[dict[str, Any]]:
     """``n`` documents of the finished corpus, drawn by hash."""
     corpus = CorpusDir.open(corpus_dir(path))
+    _known("source", source, corpus.sources)
     found = (
         {"id": document.id, "source": name, "split": split, "text": document.text, "meta": document.meta}
         for name in corpus.sources
@@ -184,7 +194,8 @@ class Difference:
 def diff(a: Path, b: Path, examples: int = 3) -> dict[str, Difference]:
     """By source: documents that are the same in both, that were edited differently, that only one has.
 
-    The same document is one of the same place in its source (``origin``); without it, of the same text.
+    The same document is one of the same place in its source (``origin``); of those that have none on the other side,
+    one of the same text (its file was renamed, its rows came in another order).
     """
     one, two = (CorpusDir.open(corpus_dir(path)) for path in (a, b))
     found = {}
@@ -206,6 +217,7 @@ def _texts(corpus: CorpusDir, source: str) -> dict[str, tuple[str, int]]:
 
 def _diff_source(one: dict[str, tuple[str, int]], two: dict[str, tuple[str, int]], examples: int) -> Difference:
     result = Difference()
+    two = _renamed(one, two)
     for name in sorted({*one, *two}):
         in_a, in_b = one.get(name), two.get(name)
         kind = "only_b" if in_a is None else "only_a" if in_b is None else "same" if in_a[0] == in_b[0] else "edited"
@@ -216,6 +228,18 @@ def _diff_source(one: dict[str, tuple[str, int]], two: dict[str, tuple[str, int]
         if len(shown) < examples:
             shown.append(name)
     return result
+
+
+def _renamed(one: dict[str, tuple[str, int]], two: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """``two`` with the names of ``one`` for documents of the same text whose own name ``one`` does not know."""
+    free: dict[str, list[str]] = {}
+    for name in sorted(one.keys() - two.keys(), reverse=True):
+        free.setdefault(one[name][0], []).append(name)
+    renamed = {}
+    for name, value in sorted(two.items()):
+        names = free.get(value[0]) if name not in one else None
+        renamed[names.pop() if names else name] = value
+    return renamed
 
 
 def describe(path: Path) -> list[dict[str, Any]]:

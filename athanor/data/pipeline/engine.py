@@ -192,7 +192,7 @@ def _datatrove(context: Context, todo: Sequence[Job], workers: int, tick: Tick, 
         logging_dir=str(logs),
         skip_completed=False,
     )
-    from multiprocess import forkserver as troves_server
+    from multiprocess import forkserver as troves_server  # type: ignore[import-untyped]
 
     with _deaf_to_interrupts():
         troves_server.ensure_running()

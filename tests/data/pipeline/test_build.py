@@ -245,6 +245,11 @@ def test_a_build_can_be_looked_into(folder: Path, tmp_path: Path) -> None:
     dropped = build.sample("length", "too short", 3, seed=0)
     assert len(dropped) == 3 and all(len(item["text"]) < 120 for item in dropped)
     assert build.sample("length", "too long", 3, seed=0) == []
+    assert build.sample(None, None, 3, seed=0, source="web") == build.sample(None, None, 3, seed=0)
+    with pytest.raises(AthanorError, match="no step 'lenght'.*\n.*one of: length"):
+        build.sample("lenght", None, 3, seed=0)
+    with pytest.raises(AthanorError, match="no source 'wbe'"):
+        browse.sample_corpus(out, 3, 0, "wbe")
     way = build.journey(dropped[0]["id"])
     assert way.final is None and way.visits[-1].reason == dropped[0]["reason"]
     assert way.visits[-1].measures == {"n_chars": len(way.text)}
@@ -255,6 +260,10 @@ def test_a_build_can_be_looked_into(folder: Path, tmp_path: Path) -> None:
     difference = browse.diff(out, looser)["web"]
     assert difference.same[0] == sum(corpus.count("web", split) for split in SPLITS)
     assert difference.only_a[0] == difference.edited[0] == 0 < difference.only_b[0]
+    other = tmp_path / "renamed"
+    write_rows(other / "z.jsonl", rows()[::-1])
+    build_corpus(recipe_for(other), tmp_path / "reversed")
+    assert browse.diff(out, tmp_path / "reversed")["web"].same == difference.same
     statistics = browse.describe(out)
     assert sum(row["bytes"] for row in statistics) == difference.same[1]
     page = (out / "report.html").read_text(encoding="utf-8")
