@@ -114,7 +114,7 @@ def build(folder: Path, out: Path, workers: int, part_bytes: int) -> Row:
         "kept": kept,
         "wall_s": time.monotonic() - began,
         **{f"{name}_mb": size / 1e6 for name, size in peak.items()},
-        "parent_peak_after": at_peak["parent"],
+        "parent_peak_after": at_peak["parent"].split(" in ")[0],  # without paths and times
     }
 
 
