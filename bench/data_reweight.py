@@ -6,7 +6,7 @@ Domains: worked arithmetic, standard-library code, standard-library prose, Chine
 hexadecimal lines, which no model can learn. Two static mixtures: ``uniform``, which knows nothing, and ``natural``,
 skewed towards prose and code. For each, runs of a seed share initial weights, shards, steps and tokens:
 
-    static        the mixture as it is; its held-out losses are the reference of the next
+    static        the mixture as it is; its training losses by source are the reference of the next
     excess        shares follow the losses above that reference (after DoReMi)
     bandit        shares follow the losses themselves, no reference (after ODM)
     exported      a fresh static run on the mean shares that ``excess`` wrote down: the next run's mixture
@@ -147,7 +147,7 @@ def train(
     schedule = ScheduleRecipe(kind="cosine", lr=4e-3, min_lr=4e-4, warmup_steps=max(2, steps // 20))
     stage = Stage("proxy", source, steps, schedule, evals=held_out)
     run = RunDir(out)
-    recipe = TrainRecipe(seq_len=SEQ, global_batch_tokens=SEQ * BATCH_ROWS, tensorboard=False, log_every_steps=10)
+    recipe = TrainRecipe(seq_len=SEQ, global_batch_tokens=SEQ * BATCH_ROWS, tensorboard=False)
     watch = [] if rule is None else [Reweighting({"proxy": rule}, run)]
     objective = CausalLM() if rule is None else CausalLMBySource(loader.names)
     trainer = Trainer(model_of(seed), objective, [stage], recipe, run, seed, watch, CausalLM(), True, False)
@@ -167,9 +167,9 @@ def one_seed(
         print(f"seed {seed} {name}: " + "  ".join(f"{d} {x:.4f}" for d, x in losses.items()), flush=True)
 
     for start, mixture in (("uniform", UNIFORM), ("natural", NATURAL)):
-        go(f"{start} static", mixture)
+        go(f"{start} static", mixture, ReweightRecipe(method="watch"))
         common: dict[str, Any] = {"every_steps": EVERY, "warmup_steps": steps // 20}
-        reference = runs[f"{start} static"]["losses"]
+        reference = str(folder / f"{start} static")
         go(f"{start} excess", mixture, ReweightRecipe(reference=reference, **common))
         go(f"{start} bandit", mixture, ReweightRecipe(method="bandit", **{**common, "eta": 0.5}))
         go(f"{start} exported", read_mixture(folder / f"{start} excess" / "mixture-proxy.yaml"))

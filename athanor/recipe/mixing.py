@@ -76,10 +76,11 @@ class ReweightRecipe(Strict):
 
     ``excess`` (after DoReMi, arXiv 2305.10429): shares grow by exp(eta · excess), where excess is a source's loss above
     its ``reference`` loss, not below 0. ``bandit`` (ODM, arXiv 2312.02406): no reference, the loss itself is the
-    reward. Both sample by the shares; neither scales the loss.
+    reward. Both sample by the shares; neither scales the loss. ``watch`` changes nothing and writes losses by source:
+    a run with it is the best reference, because its losses are of the same text as those it is compared with.
     """
 
-    method: Literal["excess", "bandit"] = "excess"
+    method: Literal["excess", "bandit", "watch"] = "excess"
     every_steps: int = Field(default=10, ge=1, description="steps between two updates")
     warmup_steps: int = Field(default=0, ge=0, description="steps before the first update")
     eta: float = Field(default=1.0, gt=0, description="step size of the exponentiated gradient")
@@ -89,7 +90,8 @@ class ReweightRecipe(Strict):
     loss_memory: float = Field(default=0.5, ge=0, lt=1, description="what a new mean loss keeps of the one before")
     max_excess: float = Field(default=0.3, gt=0, description="nats; what is above counts as this")
     reference: str | dict[str, float] | None = Field(
-        default=None, description="loss by source, or a run directory (or its DONE file) whose held-out losses they are"
+        default=None,
+        description="loss by source, or a finished run: its training losses by source, else its held-out ones",
     )
     replay: str | None = Field(
         default=None, description="events.jsonl of a run: take its recorded shares, decide nothing"

@@ -59,6 +59,8 @@ class Reweighting(Callback):
                 if not loader.switches or row > loader.switches[-1][0]:
                     loader.switch(row, shares)
             return
+        if recipe.method == "watch":
+            return
         prior = {name: entry["token_share"] for name, entry in loader.describe().items()}
         self._rule = Reweighter(recipe, prior, reference_losses(recipe.reference))
         if stage.name in self._states:

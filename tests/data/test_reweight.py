@@ -72,11 +72,16 @@ def test_state_goes_through_json() -> None:
 def test_where_reference_losses_come_from(tmp_path: Path) -> None:
     assert reference_losses({"a": 1.0}) == {"a": 1.0} and reference_losses(None) == {}
     (tmp_path / "DONE").write_text(json.dumps({"held_out_loss": REFERENCE}))
-    assert reference_losses(str(tmp_path)) == reference_losses(str(tmp_path / "DONE")) == REFERENCE
+    assert reference_losses(str(tmp_path)) == REFERENCE
+    # training losses by source, where there are any: the mean of the last tenth
+    (tmp_path / "run").mkdir()
+    rows = [{"step": i, "loss/a": 30.0 - i, **({"loss/b": 2.0} if i % 2 else {})} for i in range(30)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"eval": {}}]))
+    assert reference_losses(str(tmp_path / "run")) == {"a": 2.0, "b": 2.0}
     with pytest.raises(AthanorError, match="no finished run"):
         reference_losses(str(tmp_path / "nowhere"))
     (tmp_path / "DONE").write_text("{}")
-    with pytest.raises(AthanorError, match="no held-out losses"):
+    with pytest.raises(AthanorError, match="no losses by source"):
         reference_losses(str(tmp_path))
     with pytest.raises(AthanorError, match="no reference loss of c"):
         Reweighter(rule(), PRIOR, {"a": 1.0, "b": 2.0})
