@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from athanor.model.config import ModelConfig
+from athanor.model.decoder import Decoder
+from athanor.model.init import init_weights
 from athanor.train import flops
 
 
@@ -180,3 +182,22 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def small_decoder(seed: int, vocab_size: int, seq_len: int, hidden_size: int, num_hidden_layers: int) -> Decoder:
+    """A proxy model for benchmarks of data: depth-scaled sandwich norms, tied embeddings, four heads."""
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=-(-(8 * hidden_size // 3) // 32) * 32,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        norm_placement="depth_scaled_sandwich",
+        init="tiny",
+        max_position_embeddings=seq_len,
+    )
+    model = Decoder(config)
+    init_weights(model, seed)
+    return model

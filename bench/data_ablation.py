@@ -34,9 +34,6 @@ from athanor.data.readers import InputFile, read_file
 from athanor.data.shards import ShardSet, ShardWriter
 from athanor.data.stdlib_corpus import stdlib_documents
 from athanor.data.types import Batch, Document
-from athanor.model.config import ModelConfig
-from athanor.model.decoder import Decoder
-from athanor.model.init import init_weights
 from athanor.recipe.schema import Recipe, ScheduleRecipe, TrainRecipe
 from athanor.tokenizer import Tokenizer, train_tokenizer
 from athanor.train.objective import CausalLM
@@ -44,7 +41,7 @@ from athanor.train.run_dir import RunDir
 from athanor.train.sources import BatchPlan, PackedSource
 from athanor.train.stages import Stage
 from athanor.train.trainer import Trainer
-from bench.common import environment, show
+from bench.common import environment, show, small_decoder
 
 SEQ, BATCH_ROWS, VOCAB = 256, 16, 2048
 #: The raw run may take this many times the built one's tokens.
@@ -155,25 +152,6 @@ def shards_of(texts: list[str], tokenizer: Tokenizer, folder: Path) -> ShardSet:
     return ShardSet.open(folder)
 
 
-def proxy(seed: int) -> Decoder:
-    """A depth-scaled sandwich decoder of about 1 M parameters."""
-    config = ModelConfig(
-        vocab_size=VOCAB,
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        norm_placement="depth_scaled_sandwich",
-        init="tiny",
-        max_position_embeddings=SEQ,
-    )
-    model = Decoder(config)
-    init_weights(model, seed)
-    return model
-
-
 def train(shards: ShardSet, held_out: list[Batch], steps: int, every: int, seed: int, out: Path) -> list[float]:
     """Held-out loss (nats a token) after every ``every`` steps."""
     recipe = TrainRecipe(
@@ -187,7 +165,16 @@ def train(shards: ShardSet, held_out: list[Batch], steps: int, every: int, seed:
     source = PackedSource(loader, BatchPlan(SEQ, SEQ * BATCH_ROWS, [], "bench"), None)
     stage = Stage("general", source, steps, recipe.schedule, None, {"clean": held_out})
     run = RunDir.open(out, Recipe(seed=seed), ("seed",))
-    Trainer(proxy(seed), CausalLM(), [stage], recipe, run, seed, quiet=True, resumable=False).fit()
+    Trainer(
+        small_decoder(seed, VOCAB, SEQ, hidden_size=128, num_hidden_layers=4),
+        CausalLM(),
+        [stage],
+        recipe,
+        run,
+        seed,
+        quiet=True,
+        resumable=False,
+    ).fit()
     losses = []
     for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         found = json.loads(line)

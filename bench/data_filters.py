@@ -23,6 +23,9 @@ from typing import Any
 
 import numpy as np
 
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from athanor.data.readers import lines
 from athanor.data.steps.base import Docs, Step, as_arrays
 from athanor.data.steps.c4 import C4

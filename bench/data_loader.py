@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from athanor.data.loader import PackedLoader
 from athanor.data.shards import Block, Int64s, ShardSet, ShardWriter

@@ -20,6 +20,7 @@ import json
 import random
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from typing import Any
 
 import numpy as np
 import zstandard
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from athanor.data.steps.base import Docs
 from athanor.data.steps.quality import Quality

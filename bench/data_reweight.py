@@ -21,6 +21,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,13 +31,15 @@ from typing import Any
 
 import torch
 
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from athanor.data import arithmetic
 from athanor.data.loader import PackedLoader, held_out_batches
 from athanor.data.mixtures import read_mixture
 from athanor.data.shards import ShardSet, ShardWriter
 from athanor.data.stdlib_corpus import stdlib_documents
 from athanor.data.types import Batch, Document
-from athanor.model.config import ModelConfig
 from athanor.model.decoder import Decoder
 from athanor.model.init import init_weights
 from athanor.recipe.mixing import ReweightRecipe
@@ -49,7 +52,7 @@ from athanor.train.run_dir import RunDir
 from athanor.train.sources import BatchPlan, PackedSource
 from athanor.train.stages import Stage
 from athanor.train.trainer import Trainer
-from bench.common import environment, show
+from bench.common import environment, show, small_decoder
 
 NATURAL = {"prose": 0.50, "code": 0.30, "chinese": 0.10, "arithmetic": 0.07, "noise": 0.03}
 UNIFORM = dict.fromkeys(NATURAL, 0.2)
@@ -112,25 +115,6 @@ def prepare(
     return tokenizer, shards, held_out
 
 
-def model_of(seed: int) -> Decoder:
-    """The proxy: 0.27 M parameters."""
-    config = ModelConfig(
-        vocab_size=VOCAB,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        norm_placement="depth_scaled_sandwich",
-        init="tiny",
-        max_position_embeddings=SEQ,
-    )
-    model = Decoder(config)
-    init_weights(model, seed)
-    return model
-
-
 def train(
     out: Path,
     shards: dict[str, ShardSet],
@@ -150,7 +134,18 @@ def train(
     recipe = TrainRecipe(seq_len=SEQ, global_batch_tokens=SEQ * BATCH_ROWS, tensorboard=False)
     watch = [] if rule is None else [Reweighting({"proxy": rule}, run)]
     objective = CausalLM() if rule is None else CausalLMBySource(loader.names)
-    trainer = Trainer(model_of(seed), objective, [stage], recipe, run, seed, watch, CausalLM(), True, False)
+    trainer = Trainer(
+        small_decoder(seed, VOCAB, SEQ, hidden_size=96, num_hidden_layers=3),
+        objective,
+        [stage],
+        recipe,
+        run,
+        seed,
+        watch,
+        CausalLM(),
+        True,
+        False,
+    )
     losses = trainer.fit().last_eval
     return losses, time.perf_counter() - begun
 

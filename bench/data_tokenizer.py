@@ -26,6 +26,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,9 @@ from typing import Any
 os.environ["RAYON_NUM_THREADS"] = "1"  # read when `tokenizers` starts: one core for each contender
 
 import numpy as np
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from athanor.tokenizer import Tokenizer
 from athanor.tokenizer.bpe import Rules, learn
