@@ -36,6 +36,8 @@ _NO_LANGUAGE = frozenset(
 )
 _SUPERSCRIPT = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+_VARIABLE = re.compile(r"(?:^|[^\w'’])[A-Za-zα-ωΑ-Ω]$")
+_INDEX = re.compile(r"[A-Za-zα-ωΑ-Ω]{1,2}")
 _ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
 #: A cell with more text is a part of the page and no datum; with headings or tables in it, sooner.
@@ -249,20 +251,22 @@ class Walker:
         self._flush(element)
         self._kind = kind
 
-    def _script(self, element: Any, letters: dict[int, int]) -> None:
+    def _script(self, element: Any, letters: dict[int, int], sign: str) -> None:
         text = element.text_content().strip()
         before = next((piece for piece in reversed(self._buffer) if piece), " ")
-        if not (_SCRIPTABLE.fullmatch(text) and before[-1:].strip()):
+        if _VARIABLE.search(before) and _INDEX.fullmatch(text):
+            self._buffer.append(sign + text)  # a letter's index: "xi" would be another word
+        elif not (_SCRIPTABLE.fullmatch(text) and before[-1:].strip()):
             self._children(element)
         elif not any(a.get("href", "").startswith("#") for a in element.iter("a")):
             self._buffer.append(text.translate(letters))
 
     def _superscript(self, element: Any) -> None:
         if "reference" not in (element.get("class") or ""):
-            self._script(element, _SUPERSCRIPT)
+            self._script(element, _SUPERSCRIPT, "^")
 
     def _subscript(self, element: Any) -> None:
-        self._script(element, _SUBSCRIPT)
+        self._script(element, _SUBSCRIPT, "_")
 
     def _inline_code(self, element: Any) -> None:
         text = element.text_content()

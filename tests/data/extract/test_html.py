@@ -70,6 +70,7 @@ def test_article_in_several_containers_is_whole() -> None:
         ("<h1>T</h1><h3>U</h3><p>v</p>", "# T\n\n### U\n\nv"),
         ("<p>see <a href='https://e.org'>the page</a>, call <code>f(x)</code></p>", "see the page, call `f(x)`"),
         ("<p>H<sub>2</sub>O, x<sup>2</sup>, 1<sup>st</sup></p>", "H₂O, x², 1st"),
+        ("<p><i>x</i><sub>i</sub>, e<sup>x</sup>, M<sup>lle</sup></p>", "x_i, e^x, Mlle"),
         ('<pre class="lang-cpp">int  a;<br>int b;</pre>', "```cpp\nint  a;\nint b;\n```"),
         ("<pre>a\n```\nb</pre>", "````\na\n```\nb\n````"),
         ("<p>中文\n分行，“标点”。</p>", "中文分行，“标点”。"),
