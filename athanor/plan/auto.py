@@ -16,6 +16,7 @@ import numpy as np
 
 from athanor.errors import AthanorError
 from athanor.model.config import ModelConfig
+from athanor.native import cache_dir
 from athanor.parallel.checks import check_plan
 from athanor.parallel.plan import ParallelPlan, RecomputePlan, ScheduleName
 from athanor.plan.cluster import Cluster, load_cluster
@@ -61,8 +62,7 @@ class Choice:
 
 def cached_path(ranks: int) -> Path:
     """Where the last calibration of this machine for so many processes is kept: the user's cache."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
-    return folder / f"calibrated-{ranks}.yaml"
+    return cache_dir() / f"calibrated-{ranks}.yaml"
 
 
 def known_cluster(asked: str | None, cached: Path) -> Known | None:

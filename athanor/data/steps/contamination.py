@@ -26,6 +26,7 @@ import numpy.typing as npt
 from athanor.data.steps.base import Docs
 from athanor.data.steps.benchmarks import read_parts, set_files
 from athanor.data.steps.shingles import U64, VERSION, Tokens, ngram_hashes, tokens_of
+from athanor.native import cache_dir
 from athanor.recipe.steps.dedup import DecontaminateOptions
 
 I64 = npt.NDArray[np.int64]
@@ -117,9 +118,7 @@ class ContaminationIndex:
 
 def cache_folder(options: DecontaminateOptions) -> Path:
     """Where indexes lie."""
-    if options.cache is not None:
-        return Path(options.cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
+    return Path(options.cache).expanduser() if options.cache is not None else cache_dir()
 
 
 def fingerprint(options: DecontaminateOptions) -> str:

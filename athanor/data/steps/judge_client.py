@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from athanor.data.chat_endpoint import AskError, address, key_from, post
 from athanor.data.steps.quality_examples import AXES
 from athanor.data.steps.quality_train import cache_folder
-from athanor.errors import AthanorError
 from athanor.files import write_atomic
 from athanor.recipe.steps.quality import JudgeOptions
 
@@ -46,8 +43,6 @@ _PROMPTS = {
 _HAN = re.compile(r"[一-鿿]")
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _BACKOFF_S = 0.5
-#: Statuses worth another try: overload and gateways.
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -90,13 +85,8 @@ class Client:
         self.asked = 0
         named = hashlib.sha256(json.dumps([PROMPT_VERSION, options.model, options.max_chars]).encode()).hexdigest()[:16]
         self._folder = cache_folder(options.cache_dir) / "judge" / named
-        self._key = ""
-        if options.api_key_env is not None:
-            self._key = os.environ.get(options.api_key_env, "")
-            if not self._key:
-                raise AthanorError(
-                    "the judge's key is not set", where=f"environment variable {options.api_key_env}", fix="export it"
-                )
+        self._address = address(options.endpoint, "data.steps: judge.endpoint")
+        self._key = key_from(options.api_key_env)
 
     def ask(self, key: str, text: str) -> Answer:
         """The scores of a text whose content hash is ``key``: kept ones, else the endpoint's."""
@@ -107,16 +97,25 @@ class Client:
         for attempt in range(self.options.retries + 1):
             if attempt:
                 time.sleep(_BACKOFF_S * 2 ** (attempt - 1))
-            content, reason, again = self._request(question(text, self.options.max_chars))
-            scores = parse(content) if content is not None else None
+            self.asked += 1
+            try:
+                content, _ = post(self._address, self._body(text), self._key, self.options.timeout_s)
+            except AskError as failure:
+                reason = failure.reason
+                if not failure.again:
+                    break
+                continue
+            scores = parse(content)
             if scores is not None:
                 self._keep(key, scores)
                 return Answer(scores)
-            if content is not None:
-                reason = "answer is not the JSON that was asked for"
-            elif not again:
-                break
+            reason = "answer is not the JSON that was asked for"
         return Answer(None, reason)
+
+    def _body(self, text: str) -> dict[str, Any]:
+        prompt = question(text, self.options.max_chars)
+        messages = [{"role": "user", "content": prompt}]
+        return {"model": self.options.model, "messages": messages, "temperature": 0, "max_tokens": 200}
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
@@ -132,29 +131,3 @@ class Client:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(scores))
-
-    def _request(self, prompt: str) -> tuple[str | None, str, bool]:
-        """(content, reason there is none, whether to try again)."""
-        body = {
-            "model": self.options.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": 200,
-        }
-        headers = {
-            "Content-Type": "application/json",
-            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-        }
-        url = self.options.endpoint.rstrip("/") + "/chat/completions"
-        self.asked += 1
-        try:
-            request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-            with urllib.request.urlopen(request, timeout=self.options.timeout_s) as response:
-                found = json.loads(response.read())
-            return str(found["choices"][0]["message"]["content"]), "", True
-        except urllib.error.HTTPError as error:
-            return None, f"endpoint answered {error.code}", error.code in _PASSING
-        except (OSError, TimeoutError) as error:
-            return None, f"endpoint not reached: {error}", True
-        except (ValueError, KeyError, IndexError, TypeError):
-            return None, "endpoint's answer is no chat completion", True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from athanor.data.steps.quality_examples import AXES, GROUPS, Example, examples, phrases, whole_texts
 from athanor.data.steps.quality_model import VERSION, QualityModel, agreement, fit, group_of
 from athanor.errors import AthanorError
+from athanor.native import cache_dir
 
 #: Every fifth example is held out: the reported agreement is of texts that the weights were not fitted on.
 _HELD_OUT_OF = 5
@@ -20,9 +20,7 @@ _HELD_OUT_OF = 5
 
 def cache_folder(given: str | None) -> Path:
     """``given``, else ``$XDG_CACHE_HOME/athanor`` or ``~/.cache/athanor``."""
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "athanor"
+    return Path(given) if given else cache_dir()
 
 
 @cache

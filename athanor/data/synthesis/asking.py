@@ -1,33 +1,28 @@
 """Asking a language model: any OpenAI-compatible endpoint over HTTP, or an Athanor model directory in this process.
 
 Answers are kept in an append-only file by the digest of the request, so that a run that was stopped asks nothing twice
-and a changed prompt asks anew. Only the standard library's HTTP client is used.
+and a changed prompt asks anew.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from athanor.data.chat_endpoint import AskError, address, key_from, post
 from athanor.errors import AthanorError
 from athanor.files import digest
 from athanor.recipe.synthesis import EndpointOptions
 
-#: Statuses worth another try: too many requests, timeouts, and what servers say when they are overloaded or restarting.
-_RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _BACKOFF_S, _MAX_WAIT_S = 0.5, 60.0
-_MAX_ANSWER_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -116,18 +111,9 @@ class Endpoint:
 
     def __init__(self, options: EndpointOptions) -> None:
         assert options.url is not None
-        if not options.url.startswith(("http://", "https://")):
-            raise AthanorError(
-                f"not a web address: {options.url!r}", where="--endpoint", fix="http://localhost:8000/v1"
-            )
         self.options, self.usage, self.cache = options, Usage(), Cache(options.cache)
-        base = options.url.rstrip("/")
-        self.address = base if base.endswith("/chat/completions") else base + "/chat/completions"
-        self.key = os.environ.get(options.api_key_env) if options.api_key_env else None
-        if options.api_key_env and not self.key:
-            raise AthanorError(
-                "no key in the environment", where=options.api_key_env, fix=f"export {options.api_key_env}=…"
-            )
+        self.address = address(options.url, "--endpoint")
+        self.key = key_from(options.api_key_env)
         self._lock = threading.Lock()
         self._sleep = time.sleep
 
@@ -176,68 +162,18 @@ class Endpoint:
             if not self._spend():
                 return Reply(None, "budget used up")
             try:
-                return self._post(body)
-            except _RetryableError as failure:
-                error = failure.reason
-                wait = failure.after_s
-            except _FatalError as failure:
-                return Reply(None, failure.reason)
+                text, tokens = post(self.address, body, self.key, self.options.timeout_s)
+                return Reply(text, tokens=tokens)
+            except AskError as failure:
+                if not failure.again:
+                    return Reply(None, failure.reason)
+                error, wait = failure.reason, failure.after_s
             if number < self.options.retries:
                 with self._lock:
                     self.usage.retries += 1
                 backoff = _BACKOFF_S * 2**number * jitter.uniform(0.5, 1.5)
                 self._sleep(min(_MAX_WAIT_S, wait if wait is not None else backoff))
         return Reply(None, error)
-
-    def _post(self, body: dict[str, Any]) -> Reply:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        data = json.dumps(body, ensure_ascii=True).encode()
-        request = urllib.request.Request(self.address, data, headers, method="POST")
-        try:
-            with urllib.request.urlopen(request, timeout=self.options.timeout_s) as answer:
-                raw = answer.read(_MAX_ANSWER_BYTES)
-        except urllib.error.HTTPError as error:
-            if error.code in _RETRY_STATUS:
-                raise _RetryableError(f"status {error.code}", _seconds(error.headers.get("Retry-After"))) from None
-            raise _FatalError(f"status {error.code}") from None
-        except TimeoutError:
-            raise _RetryableError("timeout") from None
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
-            slow = isinstance(getattr(error, "reason", None), TimeoutError)
-            raise _RetryableError("timeout" if slow else "no connection") from None
-        return _reply(raw)
-
-
-class _RetryableError(Exception):
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
-        self.reason, self.after_s = reason, after_s
-
-
-class _FatalError(Exception):
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None
-
-
-def _reply(raw: bytes) -> Reply:
-    """The text of a chat completion; a malformed one is tried again (gateways answer with pages under load)."""
-    try:
-        value = json.loads(raw)
-        text = value["choices"][0]["message"]["content"]
-        tokens = int((value.get("usage") or {}).get("total_tokens") or 0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _RetryableError("malformed reply") from None
-    if not isinstance(text, str) or not text.strip():
-        raise _RetryableError("empty reply")
-    return Reply(text, tokens=tokens)
 
 
 class LocalModel:
