@@ -30,7 +30,6 @@ class Styles:
 
     def __init__(self, root: Any) -> None:
         self._styles: dict[str, Any] = {}
-        self._default = ""
         for style in root if root is not None else ():
             if local(style) == "style" and val(style, "type", "paragraph") == "paragraph":
                 self._styles[val(style, "styleId") or ""] = style

@@ -60,14 +60,3 @@ class ZipBudget:
         data = read_zip_member(self.archive, name, min(max_bytes, self.left))
         self.left -= len(data)
         return data
-
-
-def check_zip(archive: zipfile.ZipFile, max_total_bytes: int = MAX_TOTAL_BYTES) -> None:
-    """Unpack every member under the limits and keep nothing: for libraries that unpack by themselves.
-
-    The claimed sizes cannot be trusted, so the bytes are really counted. Raises ``Unreadable`` as above.
-    """
-    budget = ZipBudget(archive, max_total_bytes)
-    for info in archive.infolist():
-        if not info.is_dir():
-            budget.read(info.filename)

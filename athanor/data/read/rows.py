@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ _MAX_META_CHARS = 20_000
 _BATCH_ROWS = 1024
 
 Found = Extracted | Unreadable
-#: (file, text field, largest text in bytes, repair texts) → documents
-RowReader = Callable[[Path | str, str, int, bool], Iterator[Found]]
 
 
 def row_document(row: dict[str, Any], text_key: str, max_bytes: int, part: str, kind: str, repair: bool) -> Found:

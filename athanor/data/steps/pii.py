@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from athanor.data.steps.base import Columns, Docs, Step, Survey, Verdict
-from athanor.data.steps.pii_find import TYPES, Found, May, find, indexed_marks, replaced
+from athanor.data.steps.pii_find import TYPES, May, find, indexed_marks, replaced
 from athanor.data.steps.pii_gates import gates
 from athanor.recipe.steps.pii import PiiOptions
 
@@ -84,8 +83,3 @@ class Pii(Step):
             values = survey.numpy(kind.lower())
             table[kind] = {"items": int(values.sum()), "documents": int((values > 0).sum())}
         return {"items_by_type": table}
-
-
-def count_by_type(found: list[Found]) -> Counter[str]:
-    """How many of each type."""
-    return Counter(kind for _, _, kind in found)
