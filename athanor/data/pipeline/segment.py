@@ -93,7 +93,6 @@ class _Run:
     def __init__(self, layout: Layout, chain: Chain, part: Part, alive: Alive) -> None:
         self._layout, self._chain, self._part, self.alive = layout, chain, part, alive
         self._drops: list[tuple[int, str, str]] = []
-        self._before = alive.docs
         self.tally = Tally()
 
     def measure(self, number: int) -> tuple[dict[str, pa.Array], float]:
@@ -151,11 +150,19 @@ class _Run:
             raise RuntimeError(f"{folder}: rows of {self._part.path} are not the documents alive")
         return {name: whole(table.column(name), kind) for name, kind in step.resolved.items()}
 
+    def _changed(self, number: int) -> list[str | None]:
+        """The texts that differ from those that were read, None for the others."""
+        rows, docs = self.alive.rows, self.alive.docs
+        judged = [at for one in self._chain.segments[: number + 1] for at in (one.first, *one.steps) if at is not None]
+        if not any(self._chain.steps[at].edits for at in judged):
+            return [None] * len(rows)
+        original = load_docs(self._layout, self._part).table.take(pa.array(rows)).column("text").to_pylist()
+        return [None if old == new else new for old, new in zip(original, docs.texts, strict=True)]
+
     def store(self, number: int) -> None:
         key = self._chain.keys.state(self._chain.segments[number])
         rows, docs = self.alive.rows, self.alive.docs
-        original = load_docs(self._layout, self._part).table.take(pa.array(rows)).column("text").to_pylist()
-        texts = [None if old == new else new for old, new in zip(original, docs.texts, strict=True)]
+        texts = self._changed(number)
         columns = {
             "row": pa.array(rows, type=pa.int32()),
             "key": pa.array(docs.keys, type=pa.string()),
