@@ -239,27 +239,16 @@ def test_float32_to_the_rounding_of_the_order_of_sums(kind: str) -> None:
     compare(kind, {"dp_shard": 2, "tp": 2}, torch.float32, tolerance=5e-4)
 
 
-#: The compositions that a person would ask for first, in the precision that a run has.
-FLOAT32: list[tuple[str, dict[str, Any]]] = [
-    (kind, keys)
-    for kind in ("dense", "moe")
-    for keys in (
-        {"dp_shard": 2, "zero": 1},
-        {"cp": 2},
-        {"pp": 2},
-        {"dp_shard": 2, "tp": 2, "pp": 2},
-        {"dp_shard": 2, "tp": 2, "pp": 2, **INTERLEAVED},
-        {"cp": 2, "tp": 2, "dp_shard": 2},
-        {"cp": 2, "pp": 2, "dp_shard": 2},
-        {"tp": 2, "cp": 2, "pp": 2},
-    )
-] + [("moe", {"dp_shard": 4, "ep": 2}), ("moe", {"dp_shard": 2, "ep": 2, "tp": 2, "pp": 2})]
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", DENSE, ids=_id)
+def test_dense_layouts_in_float32(keys: dict[str, Any]) -> None:
+    compare("dense", keys, torch.float32, tolerance=5e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "keys"), [pytest.param(*x, id=f"{x[0]}-{_id(x[1])}") for x in FLOAT32])
-def test_float32_compositions(kind: str, keys: dict[str, Any]) -> None:
-    compare(kind, keys, torch.float32, tolerance=5e-4)
+@pytest.mark.parametrize("keys", MOE, ids=_id)
+def test_expert_layouts_in_float32(keys: dict[str, Any]) -> None:
+    compare("moe", keys, torch.float32, tolerance=5e-4)
 
 
 def _all_layouts() -> list[dict[str, Any]]:
