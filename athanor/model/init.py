@@ -36,8 +36,8 @@ def matrix_std(config: ModelConfig, name: str) -> float:
     return math.sqrt(2 / (5 * d))
 
 
-def norm_gain(config: ModelConfig, name: str) -> float:
-    """First value of a norm's gain: c/√L behind attention and feed-forward when depth-scaled (section 3.1), else 1."""
+def post_norm_scale(config: ModelConfig, name: str) -> float:
+    """c/√L for what belongs to a norm behind attention or feed-forward when depth-scaled (section 3.1), else 1."""
     if config.norm_placement == "depth_scaled_sandwich":
         if "post_attn_norm" in name:
             return config.depth_scale_attn / math.sqrt(config.num_hidden_layers)
@@ -58,7 +58,7 @@ def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) 
     if name.endswith("bias"):
         return torch.zeros(shape)
     if "norm" in name:
-        return torch.full(shape, norm_gain(config, name))
+        return torch.full(shape, post_norm_scale(config, name))
     generator = torch.Generator().manual_seed(_stable_seed(seed, name))
     draw = torch.empty(shape, dtype=torch.float32)
     return nn.init.normal_(draw, std=matrix_std(config, name), generator=generator)

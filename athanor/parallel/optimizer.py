@@ -22,7 +22,7 @@ from athanor.errors import AthanorError
 from athanor.parallel.data import free_gathered
 from athanor.parallel.mesh import Ranks
 from athanor.recipe.schema import OptimizerRecipe
-from athanor.train.optimizer import NORM_RUN, StepStats, adamw_update, decays, run_norms
+from athanor.train.optimizer import NORM_RUN, GroupOptions, StepStats, adamw_update, grouped, run_norms
 
 
 class ShardedAdamW:
@@ -41,13 +41,10 @@ class ShardedAdamW:
         named = [(n, p) for model in self.models for n, p in model.named_parameters() if p.requires_grad]
         on_host = ranks.plan.offload == "optimizer"
         holders = _holders(named, ranks)
-        plain, decayed = [
-            [(n, p) for n, p in named if decays(n, p, recipe) == with_decay] for with_decay in (False, True)
-        ]
+        config = getattr(self.models[0], "config", None)
         self.groups = [
-            _Group(group, [holders[name] for name, _ in group], decay, on_host)
-            for group, decay in ((decayed, recipe.weight_decay), (plain, 0.0))
-            if group
+            _Group(group, [holders[name] for name, _ in group], options, on_host)
+            for options, group in grouped(named, config, recipe).items()
         ]
         device = self.groups[0].exp_avg[0].device if self.groups else ranks.device
         #: updates done so far (skipped ones not counted)
@@ -137,13 +134,13 @@ class ShardedAdamW:
 
 
 class _Group:
-    """Local shards of parameters that share a weight decay; empty shards are carried along."""
+    """Local shards of parameters that share their options; empty shards are carried along."""
 
     def __init__(
-        self, named: list[tuple[str, nn.Parameter]], holders: list[int], weight_decay: float, on_host: bool
+        self, named: list[tuple[str, nn.Parameter]], holders: list[int], options: GroupOptions, on_host: bool
     ) -> None:
         self.names, self.params = [name for name, _ in named], [param for _, param in named]
-        self.holders, self.weight_decay = holders, weight_decay
+        self.holders, self.options = holders, options
         self.host_masters: list[torch.Tensor] | None = None
         self.host_grads: list[torch.Tensor] = []
         locals_ = [_local(param.detach()) for param in self.params]
@@ -188,7 +185,7 @@ class _Group:
         if held:
             tensors = (self.masters(), grads, self.exp_avg, self.exp_avg_sq)
             masters, grads, avgs, squares = ([of_kind[i] for i in held] for of_kind in tensors)
-            adamw_update(masters, grads, avgs, squares, steps_done, recipe, lr, self.weight_decay, scale, skipped)
+            adamw_update(masters, grads, avgs, squares, steps_done, recipe, lr, self.options, scale, skipped)
         self.publish()
 
     def publish(self) -> None:

@@ -140,6 +140,11 @@ class OptimizerRecipe(Strict):
     weight_decay: float = Field(default=0.1, ge=0)
     fused: bool = True
     decay_embeddings: bool = True
+    post_norm_lr: Literal["same", "depth_scaled"] = Field(
+        default="same",
+        description="depth_scaled: norms behind attention and feed-forward move at the rate × c/√L, where a "
+        "depth-scaled sandwich begins them; no effect on other placements",
+    )
 
 
 class TrainRecipe(Strict):

@@ -63,6 +63,7 @@ def run_lab(
     cells = grid(list(archs), list(lrs), seeds)
     for cell in cells:  # an impossible shape is refused before anything is trained
         settings.model_config_for_label(cell.arch)
+        settings.train_recipe(cell.lr)
     corpus = load_corpus(text, min_bytes=settings.seq_len + 1)
     key = settings.key(corpus.digest)
     _claim(out, settings, corpus)
@@ -108,7 +109,7 @@ def _finished(out: Path, key: str, cell: Cell) -> bool:
 
 def _claim(out: Path, settings: LabSettings, corpus: ByteCorpus) -> None:
     """Write ``lab.json``, or check that this folder belongs to a laboratory of the same settings and text."""
-    now = {"settings": settings.model_dump(mode="json"), "text": {"sha256": corpus.digest}}
+    now = {"settings": settings.identity(), "text": {"sha256": corpus.digest}}
     path = out / "lab.json"
     if not path.exists():
         (out / "runs").mkdir(parents=True, exist_ok=True)

@@ -79,10 +79,16 @@ class LabSettings(Strict):
     probe_every: int = Field(default=20, gt=0)
     compile: bool = True
     model: dict[str, Any] = Field(default_factory=dict, description="ModelConfig keys that differ from the usual")
+    optimizer: dict[str, Any] = Field(default_factory=dict, description="OptimizerRecipe keys that differ from these")
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values of everything that changes a result. ``optimizer`` came later: while it says nothing it is left
+        out, so that finished laboratories stay valid."""
+        return self.model_dump(mode="json", exclude=None if self.optimizer else {"optimizer"})
 
     def key(self, corpus_digest: str) -> str:
         """A hash of everything that changes a result: results of another key are not mixed in."""
-        return digest({**self.model_dump(mode="json"), "corpus": corpus_digest})[:16]
+        return digest({**self.identity(), "corpus": corpus_digest})[:16]
 
     def model_config_for(self, arch: Arch) -> ModelConfig:
         """The decoder of one architecture: SwiGLU of 8/3 width (in multiples of 16), RoPE, untied, bytes as tokens."""
@@ -107,8 +113,13 @@ class LabSettings(Strict):
         return self.model_config_for(parse_arch(label))
 
     def train_recipe(self, lr: float) -> TrainRecipe:
-        """The product's own training recipe for one cell."""
+        """The product's own training recipe for one cell; AthanorError for an optimizer key that does not exist."""
         tokens = self.seq_len * self.batch_rows
+        usual = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        try:
+            optimizer = OptimizerRecipe(**{**usual, **self.optimizer})
+        except ValueError as error:
+            raise AthanorError(str(error), where="laboratory optimizer") from error
         return TrainRecipe(
             seq_len=self.seq_len,
             global_batch_tokens=tokens,
@@ -117,7 +128,7 @@ class LabSettings(Strict):
             clip_norm=self.clip_norm,
             compile=self.compile,
             schedule=ScheduleRecipe(kind=self.schedule, lr=lr, warmup_steps=self.warmup_steps),
-            optimizer=OptimizerRecipe(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay),
+            optimizer=optimizer,
             tensorboard=False,
         )
 

@@ -12,12 +12,15 @@ here. Autocast would cast every weight again in each forward pass; here the cast
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from athanor.errors import AthanorError
+from athanor.model.config import ModelConfig
+from athanor.model.init import post_norm_scale
 from athanor.recipe.schema import OptimizerRecipe
 
 _ALIGN = 64
@@ -41,6 +44,39 @@ def decays(name: str, param: torch.Tensor, recipe: OptimizerRecipe) -> bool:
     return recipe.decay_embeddings or not name.startswith(_EMBEDDINGS)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """What the parameters of one group share: weight decay, and what their learning rate is multiplied by.
+
+    With ``lr_scale`` s the update is AdamW's on θ/s instead of θ: θ = s·φ, so dL/dφ = s·dL/dθ, and Adam's quotient
+    m/(√v + ε), which does not see the scale of a gradient, becomes m/(√v + ε/s) in terms of θ; θ moves by s times that.
+    """
+
+    weight_decay: float
+    lr_scale: float = 1.0
+
+    def rates(self, lr: float, recipe: OptimizerRecipe) -> tuple[float, float]:
+        """(learning rate, ε) of the group's update."""
+        return lr * self.lr_scale, recipe.eps / self.lr_scale
+
+
+def grouped(
+    named: Iterable[tuple[str, nn.Parameter]], config: ModelConfig | None, recipe: OptimizerRecipe
+) -> dict[GroupOptions, list[tuple[str, nn.Parameter]]]:
+    """Parameters by the options that ``recipe`` gives them, those that decay first; order inside a group is kept.
+
+    With ``post_norm_lr: depth_scaled`` the norms behind attention and feed-forward learn as if their outputs were
+    multiplied by a constant c/√L and they began at 1. ``config``: the whole model's; None: there are no such norms.
+    """
+    scaled = config if recipe.post_norm_lr == "depth_scaled" else None
+    groups: dict[GroupOptions, list[tuple[str, nn.Parameter]]] = {}
+    for name, param in named:
+        lr_scale = 1.0 if scaled is None else post_norm_scale(scaled, name)
+        options = GroupOptions(recipe.weight_decay if decays(name, param, recipe) else 0.0, lr_scale)
+        groups.setdefault(options, []).append((name, param))
+    return dict(sorted(groups.items(), key=lambda item: (-item[0].weight_decay, -item[0].lr_scale)))
+
+
 def run_norms(flat: torch.Tensor) -> torch.Tensor:
     """L2 norms of consecutive runs of a flat tensor whose size is a multiple of the run."""
     return torch.linalg.vector_norm(flat.view(-1, NORM_RUN), dim=1)
@@ -54,18 +90,19 @@ def adamw_update(
     steps_done: torch.Tensor,
     recipe: OptimizerRecipe,
     lr: float,
-    weight_decay: float,
+    options: GroupOptions,
     scale: torch.Tensor,
     skipped: torch.Tensor,
 ) -> None:
-    """One AdamW update in place of tensors that share a weight decay, with gradients divided by ``scale``.
+    """One AdamW update in place of tensors that share their options, with gradients divided by ``scale``.
 
     ``steps_done`` counts this update already. ``scale`` and ``skipped`` (1.0: change nothing) are scalars on the
     tensors' device. Fused: clip, decay, moments and weights in one pass over memory (torch.optim.AdamW's kernel).
     """
     if not recipe.fused:
-        _plain_update(masters, grads, exp_avgs, exp_avg_sqs, steps_done, recipe, lr, weight_decay, scale, skipped)
+        _plain_update(masters, grads, exp_avgs, exp_avg_sqs, steps_done, recipe, lr, options, scale, skipped)
         return
+    lr, eps = options.rates(lr, recipe)
     torch._fused_adamw_(
         masters,
         grads,
@@ -76,8 +113,8 @@ def adamw_update(
         lr=lr,
         beta1=recipe.betas[0],
         beta2=recipe.betas[1],
-        weight_decay=weight_decay,
-        eps=recipe.eps,
+        weight_decay=options.weight_decay,
+        eps=eps,
         amsgrad=False,
         maximize=False,
         grad_scale=scale.to(torch.float32),
@@ -93,7 +130,7 @@ def _plain_update(
     steps_done: torch.Tensor,
     recipe: OptimizerRecipe,
     lr: float,
-    weight_decay: float,
+    options: GroupOptions,
     scale: torch.Tensor,
     skipped: torch.Tensor,
 ) -> None:
@@ -101,22 +138,23 @@ def _plain_update(
     if float(skipped):
         return
     beta1, beta2 = recipe.betas
+    lr, eps = options.rates(lr, recipe)
     step = float(steps_done)
     for master, grad, exp_avg, exp_avg_sq in zip(masters, grads, exp_avgs, exp_avg_sqs, strict=True):
         grad.div_(scale)
-        master.mul_(1 - lr * weight_decay)
+        master.mul_(1 - lr * options.weight_decay)
         exp_avg.lerp_(grad, 1 - beta1)
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        denominator = (exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(recipe.eps)
+        denominator = (exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
         master.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
 
 
 class _Group:
-    """Parameters that share a weight decay, laid out in flat buffers."""
+    """Parameters that share their options, laid out in flat buffers."""
 
-    def __init__(self, params: dict[str, nn.Parameter], weight_decay: float, low: torch.dtype) -> None:
+    def __init__(self, params: dict[str, nn.Parameter], options: GroupOptions, low: torch.dtype) -> None:
         first = next(iter(params.values()))
-        self.weight_decay = weight_decay
+        self.options = options
         self.params = params
         # float64 models (gradient checks) keep their precision; half-precision ones get float32 masters
         high = first.dtype if first.dtype == torch.float64 and low == torch.float32 else torch.float32
@@ -162,8 +200,9 @@ class AdamW:
     """Decoupled AdamW (arXiv 1711.05101) that owns master weights, gradients, clipping and the low-precision copies.
 
     Groups: matrices decay; norms, biases and other 1-D parameters do not; embeddings by
-    ``recipe.decay_embeddings``. A parameter that got no gradient in a step counts as having gradient zero. Frozen
-    parameters (``requires_grad=False``) are left alone, apart from being cast to the compute precision.
+    ``recipe.decay_embeddings``; norms behind a branch may learn slower (``grouped``). A parameter that got no gradient
+    in a step counts as having gradient zero. Frozen parameters (``requires_grad=False``) are left alone, apart from
+    being cast to the compute precision.
     """
 
     def __init__(self, model: nn.Module, recipe: OptimizerRecipe, dtype: torch.dtype = torch.float32) -> None:
@@ -175,11 +214,8 @@ class AdamW:
         for param in model.parameters():
             if not param.requires_grad and param.dtype != torch.float64:
                 param.data = param.data.to(low)
-        decayed = {name: p for name, p in trained.items() if decays(name, p, recipe)}
-        plain = {name: p for name, p in trained.items() if name not in decayed}
-        self.groups = [
-            _Group(params, decay, low) for params, decay in ((decayed, recipe.weight_decay), (plain, 0.0)) if params
-        ]
+        groups = grouped(trained.items(), getattr(model, "config", None), recipe)
+        self.groups = [_Group(dict(named), options, low) for options, named in groups.items()]
         device = self.groups[0].master.device
         #: updates done so far (skipped ones not counted); float32 because the fused kernel asks for it
         self.steps_done = torch.zeros((), dtype=torch.float32, device=device)
@@ -223,7 +259,7 @@ class AdamW:
         self.steps_done += 1 - skipped
         for group in self.groups:
             state = [group.master], [group.grad], [group.exp_avg], [group.exp_avg_sq]
-            adamw_update(*state, self.steps_done, self.recipe, lr, group.weight_decay, scale, skipped)
+            adamw_update(*state, self.steps_done, self.recipe, lr, group.options, scale, skipped)
         if self.dtype != torch.float32:
             for group in self.groups:
                 group.low.copy_(group.master)

@@ -57,7 +57,7 @@ def test_equals_torch_adamw(fused, clip):
 
 def test_embeddings_decay_only_by_switch():
     def decay_of(recipe):
-        return {name: group.weight_decay for group in AdamW(Net(), recipe).groups for name in group.params}
+        return {name: group.options.weight_decay for group in AdamW(Net(), recipe).groups for name in group.params}
 
     on, off = decay_of(OptimizerRecipe()), decay_of(OptimizerRecipe(decay_embeddings=False))
     assert on["embed_tokens.weight"] == on["lm_head.weight"] == on["mlp.weight"] == 0.1
