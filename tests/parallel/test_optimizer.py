@@ -18,14 +18,14 @@ F64, F32 = torch.float64, torch.float32
 STEPS = 3
 
 
-def given_gradients(plans, tied, fused):
+def given_gradients(plans, tied, recipe):
     """Gradients of step s are the weights of seed s + 1; returns norms, skips and parameters by plan."""
     cfg = config(moe=plans[0].ep > 1, tied=tied)
     out = []
     for plan in plans:
         ranks = Ranks.of(plan, torch.device("cpu"))
         model = spread(ranks, cfg, 0)
-        optimizer = ShardedAdamW([model], ranks, OptimizerRecipe(fused=fused))
+        optimizer = ShardedAdamW([model], ranks, recipe)
         norms = []
         for step in range(STEPS):
             for p, grad in zip(model.parameters(), spread(ranks, cfg, step + 1).parameters(), strict=True):
@@ -44,10 +44,10 @@ def _as_partial(grad):
     return DTensor.from_local(half, grad.device_mesh, places, shape=grad.shape, stride=grad.stride())
 
 
-def expected(moe, tied, fused):
+def expected(moe, tied, recipe):
     cfg = config(moe=moe, tied=tied)
     model = model_of(cfg, F64, 0)
-    optimizer = AdamW(model, OptimizerRecipe(fused=fused))
+    optimizer = AdamW(model, recipe)
     norms = []
     for step in range(STEPS):
         for p, grad in zip(model.parameters(), model_of(cfg, F64, step + 1).parameters(), strict=True):
@@ -57,25 +57,32 @@ def expected(moe, tied, fused):
     return norms, optimizer.masters
 
 
+USUAL, PLAIN = OptimizerRecipe(), OptimizerRecipe(fused=False)
 CASES = {
-    "tp and fsdp": ([ParallelPlan(tp=2, dp_shard=2), ParallelPlan(tp=4)], False, False, True),
+    "tp and fsdp": ([ParallelPlan(tp=2, dp_shard=2), ParallelPlan(tp=4)], False, False, USUAL),
     "pp and its neighbours": (
         [ParallelPlan(pp=2, dp_shard=2), ParallelPlan(pp=2, tp=2), ParallelPlan(pp=2, dp_replicate=2, zero=1)],
         False,
         False,
-        True,
+        USUAL,
     ),
-    "tied over pp": ([ParallelPlan(pp=2, dp_shard=2), ParallelPlan(pp=2, dp_shard=2, zero=0)], False, True, True),
-    "experts": ([ParallelPlan(dp_shard=4, ep=2), ParallelPlan(dp_replicate=2, dp_shard=2, ep=2)], True, False, False),
-    "plain update": ([ParallelPlan(tp=2, dp_shard=2, offload="optimizer")], False, False, False),
+    "tied over pp": ([ParallelPlan(pp=2, dp_shard=2), ParallelPlan(pp=2, dp_shard=2, zero=0)], False, True, USUAL),
+    "experts": ([ParallelPlan(dp_shard=4, ep=2), ParallelPlan(dp_replicate=2, dp_shard=2, ep=2)], True, False, PLAIN),
+    "plain update": ([ParallelPlan(tp=2, dp_shard=2, offload="optimizer")], False, False, PLAIN),
+    "post-norms by depth": (
+        [ParallelPlan(tp=2, dp_shard=2), ParallelPlan(pp=2, dp_shard=2), ParallelPlan(dp_replicate=2, dp_shard=2)],
+        False,
+        False,
+        OptimizerRecipe(post_norm_lr="depth_scaled"),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_element_counts_once_and_is_updated_once(case):
-    plans, moe, tied, fused = CASES[case]
-    norms, masters = expected(moe, tied, fused)
-    results = run_ranks(4, given_gradients, plans, tied, fused)
+    plans, moe, tied, recipe = CASES[case]
+    norms, masters = expected(moe, tied, recipe)
+    results = run_ranks(4, given_gradients, plans, tied, recipe)
     for i, plan in enumerate(plans):
         assert {tuple(rank[i][0]) for rank in results} == {tuple(results[0][i][0])}  # the same bits on all ranks
         assert results[0][i][0] == pytest.approx(norms, rel=1e-12), plan

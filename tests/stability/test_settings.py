@@ -43,8 +43,10 @@ def test_the_key_sees_every_setting_and_the_text() -> None:
         base.key("b"),
         LabSettings(steps=100).key("a"),
         LabSettings(model={"qk_norm": True}).key("a"),
+        LabSettings(optimizer={"post_norm_lr": "depth_scaled"}).key("a"),
     }
-    assert len(keys) == 4 and base.key("a") == LabSettings().key("a")
+    assert len(keys) == 5 and base.key("a") == LabSettings().key("a")
+    assert "optimizer" not in base.identity()  # laboratories finished before that key existed stay valid
 
 
 def test_model_keys_reach_the_config_and_bad_ones_are_named() -> None:
@@ -54,3 +56,10 @@ def test_model_keys_reach_the_config_and_bad_ones_are_named() -> None:
         LabSettings(model={"qk_nrom": True}).model_config_for(parse_arch("dssn+tiny"))
     with pytest.raises(AthanorError, match="not a multiple"):
         LabSettings(width=50).model_config_for(parse_arch("pre+small"))
+
+
+def test_optimizer_keys_reach_the_recipe_and_bad_ones_are_named() -> None:
+    recipe = LabSettings(weight_decay=0.2, optimizer={"post_norm_lr": "depth_scaled"}).train_recipe(3e-3)
+    assert recipe.optimizer.post_norm_lr == "depth_scaled" and recipe.optimizer.weight_decay == 0.2
+    with pytest.raises(AthanorError, match="post_norm_rl"):
+        LabSettings(optimizer={"post_norm_rl": "depth_scaled"}).train_recipe(3e-3)
