@@ -75,6 +75,9 @@ class ModelConfig(Strict):
         description="std of init=normal, and of embeddings by default",
     )
     embedding_init_std: float | None = Field(default=None, description="std of the embedding; None: the init decides")
+    head_init_std: float | None = Field(
+        default=None, gt=0, description="std of the output matrix where it is not tied; None: the init decides"
+    )
     depth_scale_attn: float = Field(default=0.283, gt=0, description="c_attn: post-attention norm gain is c_attn/√L")
     depth_scale_mlp: float = Field(
         default=0.432,

@@ -27,6 +27,8 @@ def matrix_std(config: ModelConfig, name: str) -> float:
             return config.embedding_init_std
         if config.init == "tiny" and not config.tie_word_embeddings:
             return 0.5
+    if name.startswith("lm_head") and config.head_init_std is not None:
+        return config.head_init_std
     if config.init == "normal":
         return config.initializer_range
     if config.init == "tiny":

@@ -42,6 +42,7 @@ _NOT_SHAPE = {
     "init",
     "initializer_range",
     "embedding_init_std",
+    "head_init_std",
     "depth_scale_attn",
     "depth_scale_mlp",
     "rope_theta",

@@ -187,6 +187,19 @@ def test_tied_embedding_keeps_a_matrix_scale() -> None:
     assert matrix_std(config, "embed_tokens.weight") == matrix_std(config, "layers.0.attn.q_proj.weight")
 
 
+def test_the_head_may_begin_at_a_scale_of_its_own() -> None:
+    wide = {**SHAPE, "hidden_size": 128, "vocab_size": 512, "init": "tiny", "head_init_std": 0.06}
+    model = Decoder(ModelConfig(**wide))
+    init_weights(model, 1)
+    assert model.lm_head is not None
+    assert model.lm_head.weight.std().item() == pytest.approx(0.06, rel=0.03)
+    plain = ModelConfig(**{**wide, "head_init_std": None})
+    for name in ("embed_tokens.weight", "layers.0.mlp.down_proj.weight"):
+        assert matrix_std(model.config, name) == matrix_std(plain, name)
+    tied = ModelConfig(**{**wide, "tie_word_embeddings": True})  # there is no output matrix of its own
+    assert matrix_std(tied, "embed_tokens.weight") == matrix_std(tied, "layers.0.attn.q_proj.weight")
+
+
 def test_learned_positions_have_an_end() -> None:
     model = make(position_embedding="learned", max_position_embeddings=8)
     with pytest.raises(AthanorError, match="beyond the 8 learned positions"):
