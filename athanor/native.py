@@ -24,7 +24,7 @@ def cache_dir() -> Path:
 def load(
     name: str, sources: Sequence[Path], flags: Sequence[str], link: Sequence[str] = (), version: str = ""
 ) -> ctypes.CDLL | None:
-    """The library of ``sources``, or None.
+    """The library of ``sources`` (those that are headers are read by the others, beside them), or None.
 
     ``version``: what else the result depends on, for example the version of a library that is linked.
     """
@@ -46,9 +46,8 @@ def _built(name: str, sources: Sequence[Path], flags: list[str], link: list[str]
         # several processes may build at once: each under a name of its own, the last one stays
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            subprocess.run(
-                [compiler, *flags, *map(str, sources), "-o", str(made), *link], check=True, capture_output=True
-            )
+            units = [str(source) for source in sources if source.suffix != ".h"]
+            subprocess.run([compiler, *flags, *units, "-o", str(made), *link], check=True, capture_output=True)
             os.replace(made, library)
     return library
 

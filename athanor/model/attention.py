@@ -11,6 +11,7 @@ from torch import nn
 from athanor.model.attention_ops import packed_attention
 from athanor.model.cache import KVCache
 from athanor.model.config import ModelConfig
+from athanor.model.linear import Linear
 from athanor.model.norms import RMSNorm
 from athanor.model.packing import Packing
 from athanor.model.rope import apply_rope
@@ -38,10 +39,10 @@ class Attention(nn.Module):
             self.n_heads * self.head_size,
             self.n_kv_heads * self.head_size,
         )
-        self.q_proj = nn.Linear(width, q_width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(width, kv_width, bias=config.attention_bias)
-        self.v_proj = nn.Linear(width, kv_width, bias=config.attention_bias)
-        self.o_proj = nn.Linear(q_width, width, bias=config.attention_output_bias)
+        self.q_proj = Linear(width, q_width, bias=config.attention_bias)
+        self.k_proj = Linear(width, kv_width, bias=config.attention_bias)
+        self.v_proj = Linear(width, kv_width, bias=config.attention_bias)
+        self.o_proj = Linear(q_width, width, bias=config.attention_output_bias)
         self.q_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
 

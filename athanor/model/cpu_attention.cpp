@@ -1,254 +1,214 @@
-// Causal attention inside documents in bfloat16, forward and backward, on processors with bfloat16 matrix instructions.
+// Causal attention inside documents in bfloat16, forward and backward, on AMX tiles (cpu_tiles.h).
 //
 // FlashAttention-2 (arXiv 2307.08691) over blocks of 64 queries × 64 keys that stay in a core's cache. Scores are made
-// transposed, [keys][queries]: maxima and sums over keys are then plain vector operations, and the probabilities are
-// the left operand of the products for keys and values as they are. Products are PyTorch's own brgemm; this file packs
-// operands, does the softmax between products, and reads documents where they lie, without padding or gathering.
+// transposed, [keys][queries]: maxima and sums over keys are then plain vector operations, and the probabilities come out
+// as tiles of the next products. Documents are read where they lie, without padding or gathering.
 //
 // Built and called by native.py. Tensors are [tokens][heads][width] bfloat16, contiguous; lse is float [heads][tokens].
 
-#include <algorithm>
+#include "cpu_tiles.h"
+
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
-namespace c10 {
-struct BFloat16;
-enum class ScalarType : int8_t;
-}  // namespace c10
-namespace at::native::cpublas {
-// ATen/native/CPUBlas.h: C [M, N] (+)= A [M, K] · B [K, N]; B lies in pairs of rows (k, k + 1) interleaved, ld_b ≤ 64
-void brgemm(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b, int64_t ld_c, bool add_C,
-            const c10::BFloat16* A, const c10::BFloat16* B, float* C, bool is_vnni);
-void brgemm_release(bool is_vnni);
-bool could_pack(c10::ScalarType type);  // whether brgemm has kernels for it on this processor
-}  // namespace at::native::cpublas
+#ifdef __AMX_BF16__
 
 namespace {
 
+using namespace tiles;
+
 constexpr int64_t kBlock = 64;
+constexpr int64_t kHalf = kBlock / kDeep;  // tiles in a block along k
+constexpr int64_t kVectors = kBlock / 16;
 constexpr float kLow = -1e30f;  // stands for -inf, without its NaNs
-
-using Bits = uint16_t;  // a bfloat16
-using Pair = uint32_t;  // two of them
-
-void product(int64_t m, int64_t n, int64_t k, int64_t ld_a, int64_t ld_b, int64_t ld_c, bool add, const Bits* a,
-             const void* b, float* c) {
-  at::native::cpublas::brgemm(m, n, k, ld_a, ld_b, ld_c, add, reinterpret_cast<const c10::BFloat16*>(a),
-                              reinterpret_cast<const c10::BFloat16*>(b), c, true);
-}
-
-inline float wide(Bits x) {
-  uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
-inline uint32_t narrow(float x) {  // round to nearest even
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-inline float larger(float a, float b) { return a > b ? a : b; }  // by value: std::max's references are not vectorised
-
-// exp for x ≤ about 0, to 3e-6: 2^n · 2^f with a polynomial for 2^f, |f| ≤ ½; small enough to be vectorised
-inline float exp_fast(float x) {
-  float t = larger(x * 1.44269504f, -126.0f);
-  float n = std::floor(t + 0.5f), f = t - n;
-  float p = 1.0f + f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * (0.00961813f + f * 0.00133336f))));
-  int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return p * scale;
-}
-
-// rows of one head → [padded][width], zeros behind the document's end
-void take(const Bits* x, int64_t stride, int64_t length, int64_t padded, int64_t width, Bits* out) {
-  for (int64_t t = 0; t < length; t++) std::memcpy(out + t * width, x + t * stride, width * sizeof(Bits));
-  std::memset(out + length * width, 0, (padded - length) * width * sizeof(Bits));
-}
-
-// [64][columns] → [columns][64] in place: six perfect shuffles of the whole (n elements), which unlike a transposition
-// by its definition are loops over neighbours. `spare`: as large as x.
-template <class T>
-void transpose_64(T* __restrict x, T* __restrict spare, int64_t n) {
-  const int64_t half = n / 2;
-  for (int pass = 0; pass < 6; pass++, std::swap(x, spare))
-    for (int64_t i = 0; i < half; i++) {
-      spare[2 * i] = x[i];
-      spare[2 * i + 1] = x[i + half];
-    }
-}
-
-// and back: [columns][64] → [64][columns]
-template <class T>
-void untranspose_64(T* __restrict x, T* __restrict spare, int64_t n) {
-  const int64_t half = n / 2;
-  for (int pass = 0; pass < 6; pass++, std::swap(x, spare))
-    for (int64_t i = 0; i < half; i++) {
-      spare[i] = x[2 * i];
-      spare[i + half] = x[2 * i + 1];
-    }
-}
-
-// left operand Xᵀ in blocks of 64 tokens: [padded][width] → [padded / 64][width][64]
-void transpose(const Bits* x, int64_t padded, int64_t width, Bits* spare, Bits* out) {
-  std::memcpy(out, x, padded * width * sizeof(Bits));
-  for (int64_t t0 = 0; t0 < padded; t0 += kBlock) transpose_64(out + t0 * width, spare, kBlock * width);
-}
-
-// right operand Xᵀ [width][tokens], in panels of 64 tokens: [padded / 64][width / 2][64] pairs of channels
-void pack_transposed(const Bits* x, int64_t padded, int64_t width, Pair* spare, Pair* out) {
-  const int64_t n = kBlock * width / 2;
-  std::memcpy(out, x, padded * width * sizeof(Bits));
-  for (int64_t t0 = 0; t0 < padded; t0 += kBlock, out += n) transpose_64(out, spare, n);
-}
-
-// right operand X [tokens][width], in panels of `panel` channels: [padded / 64][width / panel][32][panel] pairs of rows
-void pack_rows(const Bits* x, int64_t padded, int64_t width, int64_t panel, Pair* out) {
-  for (int64_t t0 = 0; t0 < padded; t0 += kBlock)
-    for (int64_t d0 = 0; d0 < width; d0 += panel)
-      for (int64_t t = t0; t < t0 + kBlock; t += 2, out += panel)
-        for (int64_t d = 0; d < panel; d++)
-          out[d] = x[t * width + d0 + d] | static_cast<Pair>(x[(t + 1) * width + d0 + d]) << 16;
-}
-
-void narrow_all(const float* x, int64_t n, Bits* out) {
-  for (int64_t i = 0; i < n; i++) out[i] = narrow(x[i]);
-}
-
-// [rows][width] → the rows of one head
-void put(const Bits* x, int64_t rows, int64_t width, int64_t stride, Bits* out) {
-  for (int64_t t = 0; t < rows; t++) std::memcpy(out + t * stride, x + t * width, width * sizeof(Bits));
-}
-
-// One block [width][64] → `rows` rows of one head. `spare`: twice as large as x.
-void put_transposed(const float* x, int64_t rows, int64_t width, int64_t stride, Bits* spare, Bits* out) {
-  narrow_all(x, width * kBlock, spare);
-  untranspose_64(spare, spare + width * kBlock, width * kBlock);
-  put(spare, rows, width, stride, out);
-}
+constexpr float kLog2E = 1.44269504f;
 
 struct Shape {
   int64_t tokens, heads, kv_heads, width;
   float scale;
 };
 
-// One key row against 64 queries. `diagonal`: how many of the first queries come before this key (they see nothing).
-inline void forget_before(float* row, int64_t diagonal) {
-#pragma omp simd
-  for (int64_t q = 0; q < kBlock; q++) row[q] = q < diagonal ? kLow : row[q];
+// 2^x to 3e-6 for x ≤ about 0: 2^n · 2^f with a polynomial for 2^f, |f| ≤ ½
+inline __m512 exp2_fast(__m512 x) {
+  const __m512 n = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(0.00133336f);
+  for (float c : {0.00961813f, 0.05550411f, 0.24022651f, 0.69314718f, 1.0f}) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
+  return _mm512_scalef_ps(p, n);
 }
 
-struct Scratch {  // grows to the largest document a thread has seen
-  std::vector<Bits> bits[7];
-  std::vector<Pair> pairs[6];
-  std::vector<float> floats[6];
-  Bits* b(int i, int64_t n) { return grown(bits[i], n); }
-  Pair* p(int i, int64_t n) { return grown(pairs[i], n); }
-  float* f(int i, int64_t n) { return grown(floats[i], n); }
-  template <class T>
-  static T* grown(std::vector<T>& x, int64_t n) {
-    if (static_cast<int64_t>(x.size()) < n) x.resize(n);
-    return x.data();
-  }
+// Which of 16 queries from the `vector`-th on see key `key` of their own block
+inline __mmask16 sees(int64_t key, int64_t vector) {
+  const int64_t hidden = std::clamp<int64_t>(key - vector * 16, 0, 16);
+  return static_cast<__mmask16>(0xffffu << hidden);
+}
+
+// Tiles (i / 16 and the next) of a panel `count` tiles deep, from the tile of k = `from` on
+inline Operand part(const Bits* panel, int64_t i, int64_t count, int64_t from) {
+  return in_panel(panel + from / kDeep * kTile, i, count);
+}
+
+struct alignas(64) Line {
+  Bits values[32];
 };
 
-thread_local Scratch scratch;
+// Working memory of a thread, grown to the largest document it has seen and handed out in order.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : at_(0) {
+    const size_t lines = (bytes + 63) / 64 + kPieces;
+    if (memory_.size() < lines) memory_.resize(lines);
+  }
+  template <class T>
+  T* take(int64_t n) {
+    T* out = reinterpret_cast<T*>(memory_.data() + at_);
+    at_ += (n * sizeof(T) + 63) / 64;
+    return out;
+  }
 
-// Softmax of one block over its keys, carried on from the blocks before: probabilities as a right operand, [keys / 2][64]
-// pairs; the sums, maxima and the factor by which what was collected so far shrinks.
-void forward_block(float* __restrict scores, float scale, bool diagonal, float* __restrict max, float* __restrict sum,
-                   float* __restrict shrink, Pair* __restrict probs) {
-  float top[kBlock];
-#pragma omp simd
-  for (int64_t q = 0; q < kBlock; q++) top[q] = max[q] / scale;
-  for (int64_t k = 0; k < kBlock; k++) {
-    float* row = scores + k * kBlock;
-    if (diagonal) forget_before(row, k);
-#pragma omp simd
-    for (int64_t q = 0; q < kBlock; q++) top[q] = larger(row[q], top[q]);
-  }
-#pragma omp simd
-  for (int64_t q = 0; q < kBlock; q++) {
-    top[q] *= scale;
-    shrink[q] = exp_fast(max[q] - top[q]);
-    sum[q] *= shrink[q];
-    max[q] = top[q];
-  }
-  for (int64_t k = 0; k < kBlock; k += 2) {
-    const float *even = scores + k * kBlock, *odd = even + kBlock;
-    Pair* out = probs + k / 2 * kBlock;
-#pragma omp simd
-    for (int64_t q = 0; q < kBlock; q++) {
-      float a = exp_fast(even[q] * scale - top[q]), b = exp_fast(odd[q] * scale - top[q]);
-      sum[q] += a + b;
-      out[q] = narrow(a) | narrow(b) << 16;
+ private:
+  static constexpr size_t kPieces = 32;  // most that are taken, each rounded up to a line
+  static thread_local std::vector<Line> memory_;
+  size_t at_;
+};
+thread_local std::vector<Line> Scratch::memory_;
+
+// [width][64] float32 · factor[64] → `rows` rows of a head
+void put_transposed(const float* x, const float* factor, int64_t rows, int64_t width, int64_t stride, Bits* out) {
+  for (int64_t v = 0; v < kVectors && v * 16 < rows; v++) {
+    const __m512 by = _mm512_loadu_ps(factor + v * 16);
+    for (int64_t c = 0; c < width; c += 32) {
+      __m512i low[16], high[16];
+      for (int r = 0; r < 16; r++) {
+        low[r] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(x + (c + r) * kBlock + v * 16), by));
+        high[r] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(x + (c + 16 + r) * kBlock + v * 16), by));
+      }
+      transpose(low), transpose(high);
+      for (int64_t r = 0; r < std::min<int64_t>(16, rows - v * 16); r++)
+        _mm512_storeu_si512(out + (v * 16 + r) * stride + c,
+                            narrow(_mm512_castsi512_ps(low[r]), _mm512_castsi512_ps(high[r])));
     }
   }
 }
 
+// What a block of queries has seen so far: maxima of the scaled scores (base 2), sums of the probabilities.
+struct Seen {
+  __m512 max[kVectors], sum[kVectors];
+};
+
+// Softmax of one block [keys][queries] carried on from the blocks before: probabilities as right tiles; `shrink`: the factor
+// for what was collected so far.
+void softmax(const float* scores, float scale, bool diagonal, Seen& seen, float* shrink, Bits* probs) {
+  const __m512 by = _mm512_set1_ps(scale);
+  const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int64_t v = 0; v < kVectors; v++) {
+    __m512 top = _mm512_set1_ps(kLow);
+    for (int64_t k = 0; k < kBlock; k++)
+      top = _mm512_mask_max_ps(top, diagonal ? sees(k, v) : 0xffff, top, _mm512_load_ps(scores + k * kBlock + v * 16));
+    top = _mm512_max_ps(_mm512_mul_ps(top, by), seen.max[v]);
+    const __m512 less = exp2_fast(_mm512_sub_ps(seen.max[v], top));
+    __m512 sum = _mm512_mul_ps(seen.sum[v], less);
+    for (int64_t k = 0; k < kBlock; k += 2) {
+      const float* row = scores + k * kBlock + v * 16;
+      __m512 even = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(row), by, top));
+      __m512 odd = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(row + kBlock), by, top));
+      if (diagonal) even = _mm512_maskz_mov_ps(sees(k, v), even), odd = _mm512_maskz_mov_ps(sees(k + 1, v), odd);
+      sum = _mm512_add_ps(sum, _mm512_add_ps(even, odd));
+      Bits* out = probs + (v * kHalf + k / kDeep) * kTile + k % kDeep / 2 * kDeep;
+      _mm512_store_si512(out, _mm512_permutexvar_epi16(weave, narrow(even, odd)));
+    }
+    seen.max[v] = top, seen.sum[v] = sum;
+    _mm512_storeu_ps(shrink + v * 16, less);
+  }
+}
+
+// c [64][columns] (+)= left · right, both given by their first tile columns; k in tiles
+template <class Left, class Right>
+void multiply_block(int64_t rows, int64_t columns, int64_t k, bool add, float* c, int64_t ld, const Left& left,
+                    const Right& right) {
+  for (int64_t i = 0; i < rows; i += 32)
+    for (int64_t j = 0; j < columns; j += 32) multiply(left(i), right(j), k, add, c + i * ld + j, ld);
+}
+
+// One query head of one document. `keys`: left panel; `values_t`: left panel of the transpose.
 void forward_head(const Shape& s, const Bits* q, const Bits* keys, const Bits* values_t, int64_t length, int64_t padded,
-                  Bits* out, float* lse) {
-  const int64_t d = s.width, stride = s.heads * d;
-  Bits* rows = scratch.b(2, padded * d);
-  Pair* q_t = scratch.p(0, padded / 2 * d);
-  Pair* probs = scratch.p(1, kBlock / 2 * kBlock);
-  float* scores = scratch.f(0, kBlock * kBlock);
-  float* mixed = scratch.f(1, d * kBlock);
-  take(q, stride, length, padded, d, rows);
-  pack_transposed(rows, padded, d, scratch.p(5, kBlock / 2 * d), q_t);
-  for (int64_t q0 = 0; q0 < padded; q0 += kBlock) {
-    float max[kBlock], sum[kBlock], shrink[kBlock];
-    std::fill_n(max, kBlock, kLow);
-    std::fill_n(sum, kBlock, 0.0f);
-    std::fill_n(mixed, d * kBlock, 0.0f);
+                  Scratch memory, Bits* out, float* lse) {
+  const int64_t d = s.width, stride = s.heads * d, deep = d / kDeep, count = padded / kDeep;
+  Bits *queries = memory.take<Bits>(kBlock * d), *probs = memory.take<Bits>(kBlock * kBlock);
+  float *scores = memory.take<float>(kBlock * kBlock), *mixed = memory.take<float>(d * kBlock);
+  const float scale = s.scale * kLog2E;
+  for (int64_t q0 = 0; q0 < length; q0 += kBlock) {
+    pack_right({q, stride, length}, q0, kBlock, 0, d, queries);
+    Seen seen;
+    std::fill_n(seen.max, kVectors, _mm512_set1_ps(kLow));
+    std::fill_n(seen.sum, kVectors, _mm512_setzero_ps());
+    float factor[kBlock];
     for (int64_t k0 = 0; k0 <= q0; k0 += kBlock) {
-      product(kBlock, kBlock, d, d, kBlock, kBlock, false, keys + k0 * d, q_t + q0 / 2 * d, scores);
-      forward_block(scores, s.scale, k0 == q0, max, sum, shrink, probs);
+      multiply_block(
+          kBlock, kBlock, deep, false, scores, kBlock, [&](int64_t i) { return in_panel(keys, k0 + i, deep); },
+          [&](int64_t j) { return in_panel(queries, j, deep); });
+      softmax(scores, scale, k0 == q0, seen, factor, probs);
       if (k0 > 0)
         for (int64_t c = 0; c < d; c++)
-#pragma omp simd
-          for (int64_t i = 0; i < kBlock; i++) mixed[c * kBlock + i] *= shrink[i];
-      product(d, kBlock, kBlock, kBlock, kBlock, kBlock, true, values_t + k0 * d, probs, mixed);
+          for (int64_t v = 0; v < kBlock; v += 16) {
+            float* x = mixed + c * kBlock + v;
+            _mm512_store_ps(x, _mm512_mul_ps(_mm512_load_ps(x), _mm512_loadu_ps(factor + v)));
+          }
+      multiply_block(
+          d, kBlock, kHalf, k0 > 0, mixed, kBlock, [&](int64_t i) { return part(values_t, i, count, k0); },
+          [&](int64_t j) { return in_panel(probs, j, kHalf); });
     }
-    const int64_t n = std::min(kBlock, length - q0);
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) lse[q0 + i] = max[i] + std::log(sum[i]);
-#pragma omp simd
-    for (int64_t i = 0; i < kBlock; i++) sum[i] = 1.0f / sum[i];
-    for (int64_t c = 0; c < d; c++)
-#pragma omp simd
-      for (int64_t i = 0; i < kBlock; i++) mixed[c * kBlock + i] *= sum[i];
-    put_transposed(mixed, n, d, stride, scratch.b(6, 2 * kBlock * d), out + q0 * stride);
+    const int64_t rows = std::min(kBlock, length - q0);
+    for (int64_t i = 0; i < rows; i++) {
+      const float sum = reinterpret_cast<const float*>(seen.sum)[i];
+      lse[q0 + i] = reinterpret_cast<const float*>(seen.max)[i] / kLog2E + std::log(sum);
+      factor[i] = 1.0f / sum;
+    }
+    std::fill_n(factor + rows, kBlock - rows, 0.0f);
+    put_transposed(mixed, factor, rows, d, stride, out + q0 * stride);
   }
 }
 
-// Probabilities and score gradients of one block from its products: both as left operands [keys][64], the latter also
-// as a right operand.
-void backward_block(const float* __restrict scores, const float* __restrict d_probs, const float* __restrict lse,
-                    const float* __restrict delta, float scale, bool diagonal, Bits* __restrict probs,
-                    Bits* __restrict d_scores, Pair* __restrict d_scores_right) {
-  for (int64_t k = 0; k < kBlock; k += 2) {
-    for (int64_t r = k; r < k + 2; r++) {
-      const float *row = scores + r * kBlock, *d_row = d_probs + r * kBlock;
-      const int64_t hidden = diagonal ? r : 0;
-#pragma omp simd
-      for (int64_t q = 0; q < kBlock; q++) {
-        float p = q < hidden ? 0.0f : exp_fast(row[q] * scale - lse[q]);
-        probs[r * kBlock + q] = narrow(p);
-        d_scores[r * kBlock + q] = narrow(p * (d_row[q] - delta[q]) * scale);
-      }
+// Probabilities and score gradients of one block from its products: both as left tiles [keys][queries], the latter also as
+// right tiles. `lse` in base 2.
+void gradients(const float* scores, const float* d_probs, const float* lse, const float* delta, float scale, bool diagonal,
+               Bits* probs, Bits* d_scores, Bits* d_scores_right) {
+  const __m512 by = _mm512_set1_ps(scale), by_2 = _mm512_set1_ps(scale * kLog2E);
+  for (int64_t half = 0; half < kHalf; half++) {
+    __m512 sum[2], mean[2];
+    for (int v = 0; v < 2; v++) {
+      sum[v] = _mm512_loadu_ps(lse + half * 32 + v * 16);
+      mean[v] = _mm512_loadu_ps(delta + half * 32 + v * 16);
     }
-    const Bits *even = d_scores + k * kBlock, *odd = even + kBlock;
-#pragma omp simd
-    for (int64_t q = 0; q < kBlock; q++) d_scores_right[k / 2 * kBlock + q] = even[q] | static_cast<Pair>(odd[q]) << 16;
+    for (int64_t k = 0; k < kBlock; k += 2) {
+      __m512i d_row[2];
+      for (int64_t r = k; r < k + 2; r++) {
+        __m512 p[2], d[2];
+        for (int v = 0; v < 2; v++) {
+          const int64_t at = r * kBlock + half * 32 + v * 16;
+          p[v] = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(scores + at), by_2, sum[v]));
+          if (diagonal) p[v] = _mm512_maskz_mov_ps(sees(r, half * 2 + v), p[v]);
+          d[v] = _mm512_mul_ps(_mm512_mul_ps(p[v], by), _mm512_sub_ps(_mm512_load_ps(d_probs + at), mean[v]));
+        }
+        const int64_t row = (r / 16 * kHalf + half) * kTile + r % 16 * kDeep;
+        d_row[r - k] = narrow(d[0], d[1]);
+        _mm512_store_si512(probs + row, narrow(p[0], p[1]));
+        _mm512_store_si512(d_scores + row, d_row[r - k]);
+      }
+      __m512i first, last;
+      pair_up(d_row[0], d_row[1], first, last);
+      Bits* right = d_scores_right + (half * 2 * kHalf + k / kDeep) * kTile + k % kDeep / 2 * kDeep;
+      _mm512_store_si512(right, first);
+      _mm512_store_si512(right + kHalf * kTile, last);
+    }
   }
 }
+
+struct Keys {  // of one document: panels, and float32 sums [padded][width]
+  const Bits *keys, *keys_t, *values;
+  float *d_keys, *d_values;
+};
 
 struct Head {  // what the backward pass reads of one query head of one document
   const Bits *q, *out, *grad;
@@ -256,47 +216,48 @@ struct Head {  // what the backward pass reads of one query head of one document
   Bits* d_q;
 };
 
-void backward_head(const Shape& s, const Head& h, const Bits* keys, const Bits* keys_t, const Bits* values,
-                   int64_t length, int64_t padded, float* d_k, float* d_v) {
-  const int64_t d = s.width, stride = s.heads * d, panel = d % 64 == 0 ? 64 : 32;
-  Bits *rows = scratch.b(3, padded * d), *probs = scratch.b(4, kBlock * kBlock), *d_scores = scratch.b(5, kBlock * kBlock);
-  Pair *q_t = scratch.p(0, padded / 2 * d), *grad_t = scratch.p(1, padded / 2 * d), *q_r = scratch.p(2, padded / 2 * d),
-       *grad_r = scratch.p(3, padded / 2 * d), *right = scratch.p(4, kBlock / 2 * kBlock), *spare = scratch.p(5, kBlock / 2 * d);
-  float *scores = scratch.f(0, kBlock * kBlock), *d_probs = scratch.f(1, kBlock * kBlock), *d_q = scratch.f(2, d * padded),
-        *stats = scratch.f(3, 2 * padded);
-  take(h.q, stride, length, padded, d, rows);
-  pack_transposed(rows, padded, d, spare, q_t);
-  pack_rows(rows, padded, d, panel, q_r);
-  take(h.grad, stride, length, padded, d, rows);
-  pack_transposed(rows, padded, d, spare, grad_t);
-  pack_rows(rows, padded, d, panel, grad_r);
-  float *lse = stats, *delta = stats + padded;
+// lse in base 2 and Σ grad · out of each query; none of a probability behind the document's end
+void statistics(const Head& h, int64_t length, int64_t padded, int64_t width, int64_t stride, float* lse, float* delta) {
   for (int64_t t = 0; t < padded; t++) {
-    float dot = 0.0f;
-    if (t < length)
-      for (int64_t c = 0; c < d; c++) dot += wide(h.grad[t * stride + c]) * wide(h.out[t * stride + c]);
-    delta[t] = dot;
-    lse[t] = t < length ? h.lse[t] : -kLow;  // no probability for what is no query
+    __m512 dot = _mm512_setzero_ps();
+    for (int64_t c = 0; t < length && c < width; c += 32)
+      dot = _mm512_dpbf16_ps(dot, reinterpret_cast<__m512bh>(_mm512_loadu_si512(h.grad + t * stride + c)),
+                             reinterpret_cast<__m512bh>(_mm512_loadu_si512(h.out + t * stride + c)));
+    delta[t] = _mm512_reduce_add_ps(dot);
+    lse[t] = t < length ? h.lse[t] * kLog2E : -kLow;
   }
-  std::fill_n(d_q, d * padded, 0.0f);
-  for (int64_t k0 = 0; k0 < padded; k0 += kBlock)
-    for (int64_t q0 = k0; q0 < padded; q0 += kBlock) {
-      product(kBlock, kBlock, d, d, kBlock, kBlock, false, keys + k0 * d, q_t + q0 / 2 * d, scores);
-      product(kBlock, kBlock, d, d, kBlock, kBlock, false, values + k0 * d, grad_t + q0 / 2 * d, d_probs);
-      backward_block(scores, d_probs, lse + q0, delta + q0, s.scale, k0 == q0, probs, d_scores, right);
-      for (int64_t c = 0; c < d; c += panel) {
-        const int64_t at = q0 / 2 * d + c * kBlock / 2;
-        product(kBlock, panel, kBlock, kBlock, panel, d, true, probs, grad_r + at, d_v + k0 * d + c);
-        product(kBlock, panel, kBlock, kBlock, panel, d, true, d_scores, q_r + at, d_k + k0 * d + c);
-      }
-      product(d, kBlock, kBlock, kBlock, kBlock, kBlock, true, keys_t + k0 * d, right, d_q + q0 * d);
-    }
-  for (int64_t q0 = 0; q0 < padded; q0 += kBlock)
-    put_transposed(d_q + q0 * d, std::min(kBlock, length - q0), d, stride, scratch.b(6, 2 * kBlock * d),
-                   h.d_q + q0 * stride);
 }
 
-int64_t padded_to_block(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
+void backward_head(const Shape& s, const Head& h, const Keys& kv, int64_t length, int64_t padded, Scratch memory) {
+  const int64_t d = s.width, stride = s.heads * d, deep = d / kDeep, count = padded / kDeep, n = padded * d;
+  Bits *q_t = memory.take<Bits>(n), *q_r = memory.take<Bits>(n), *grad_t = memory.take<Bits>(n),
+       *grad_r = memory.take<Bits>(n), *probs = memory.take<Bits>(kBlock * kBlock),
+       *d_scores = memory.take<Bits>(kBlock * kBlock), *d_scores_right = memory.take<Bits>(kBlock * kBlock);
+  float *scores = memory.take<float>(kBlock * kBlock), *d_probs = memory.take<float>(kBlock * kBlock),
+        *d_q = memory.take<float>(n), *lse = memory.take<float>(padded), *delta = memory.take<float>(padded);
+  const Matrix q{h.q, stride, length}, grad{h.grad, stride, length};
+  pack_right(q, 0, padded, 0, d, q_t);
+  pack_across<false>(q, 0, d, 0, padded, q_r);
+  pack_right(grad, 0, padded, 0, d, grad_t);
+  pack_across<false>(grad, 0, d, 0, padded, grad_r);
+  statistics(h, length, padded, d, stride, lse, delta);
+  const auto left_block = [&](const Bits* x) { return [=](int64_t i) { return in_panel(x, i, kHalf); }; };
+  for (int64_t k0 = 0; k0 < padded; k0 += kBlock)
+    for (int64_t q0 = k0; q0 < padded; q0 += kBlock) {
+      const auto by_width = [&](const Bits* x, int64_t at) { return [=](int64_t i) { return in_panel(x, at + i, deep); }; };
+      const auto by_token = [&](const Bits* x, int64_t at) { return [=](int64_t i) { return part(x, i, count, at); }; };
+      multiply_block(kBlock, kBlock, deep, false, scores, kBlock, by_width(kv.keys, k0), by_width(q_t, q0));
+      multiply_block(kBlock, kBlock, deep, false, d_probs, kBlock, by_width(kv.values, k0), by_width(grad_t, q0));
+      gradients(scores, d_probs, lse + q0, delta + q0, s.scale, k0 == q0, probs, d_scores, d_scores_right);
+      multiply_block(kBlock, d, kHalf, true, kv.d_values + k0 * d, d, left_block(probs), by_token(grad_r, q0));
+      multiply_block(kBlock, d, kHalf, true, kv.d_keys + k0 * d, d, left_block(d_scores), by_token(q_r, q0));
+      multiply_block(d, kBlock, kHalf, k0 > 0, d_q + q0 * d, kBlock, by_token(kv.keys_t, k0), left_block(d_scores_right));
+    }
+  float one[kBlock];
+  std::fill_n(one, kBlock, 1.0f);
+  for (int64_t q0 = 0; q0 < length; q0 += kBlock)
+    put_transposed(d_q + q0 * d, one, std::min(kBlock, length - q0), d, stride, h.d_q + q0 * stride);
+}
 
 // Calls body(first token, length, key head) for every document and key head, spread over threads. Which thread takes a
 // pair does not change its result.
@@ -306,31 +267,30 @@ void for_each(const Shape& s, const int64_t* lens, int64_t n_docs, const Body& b
   for (int64_t i = 1; i < n_docs; i++) starts[i] = starts[i - 1] + lens[i - 1];
 #pragma omp parallel
   {
+    const Configured configured;
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n_docs * s.kv_heads; i++) body(starts[i / s.kv_heads], lens[i / s.kv_heads], i % s.kv_heads);
-    at::native::cpublas::brgemm_release(true);
   }
 }
 
-}  // namespace
+int64_t up_to_block(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
 
-extern "C" bool athanor_attention_available() {
-  return at::native::cpublas::could_pack(static_cast<c10::ScalarType>(15));  // BFloat16, c10/core/ScalarType.h
-}
+}  // namespace
 
 extern "C" void athanor_attention_forward(const Bits* q, const Bits* k, const Bits* v, const int64_t* lens,
                                           int64_t n_docs, int64_t tokens, int64_t heads, int64_t kv_heads,
                                           int64_t width, Bits* out, float* lse) {
   const Shape s{tokens, heads, kv_heads, width, 1.0f / std::sqrt(static_cast<float>(width))};
   for_each(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
-    const int64_t padded = padded_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
-    Bits *keys = scratch.b(0, padded * width), *values_t = scratch.b(1, padded * width);
-    take(v + start * kv_stride + kv * width, kv_stride, length, padded, width, keys);
-    transpose(keys, padded, width, scratch.b(6, kBlock * width), values_t);
-    take(k + start * kv_stride + kv * width, kv_stride, length, padded, width, keys);
+    const int64_t padded = up_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
+    const int64_t kv_at = start * kv_stride + kv * width, n = padded * width;
+    Scratch memory(2 * n * 2 + kBlock * (width * 6 + kBlock * 6));
+    Bits *keys = memory.take<Bits>(n), *values_t = memory.take<Bits>(n);
+    pack_left({k + kv_at, kv_stride, length}, 0, padded, 0, width, keys);
+    pack_across<true>({v + kv_at, kv_stride, length}, 0, width, 0, padded, values_t);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
       const int64_t at = (start * heads + h) * width;
-      forward_head(s, q + at, keys, values_t, length, padded, out + at, lse + h * tokens + start);
+      forward_head(s, q + at, keys, values_t, length, padded, memory, out + at, lse + h * tokens + start);
     }
   });
 }
@@ -341,24 +301,29 @@ extern "C" void athanor_attention_backward(const Bits* grad, const Bits* q, cons
                                            Bits* d_k, Bits* d_v) {
   const Shape s{tokens, heads, kv_heads, width, 1.0f / std::sqrt(static_cast<float>(width))};
   for_each(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
-    const int64_t padded = padded_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
-    const int64_t kv_at = start * kv_stride + kv * width;
-    Bits *keys = scratch.b(0, padded * width), *keys_t = scratch.b(1, padded * width),
-         *values = scratch.b(2, padded * width);
-    take(k + kv_at, kv_stride, length, padded, width, keys);
-    transpose(keys, padded, width, scratch.b(6, kBlock * width), keys_t);
-    take(v + kv_at, kv_stride, length, padded, width, values);
-    float *sum_k = scratch.f(4, padded * width), *sum_v = scratch.f(5, padded * width);
-    std::fill_n(sum_k, padded * width, 0.0f);
-    std::fill_n(sum_v, padded * width, 0.0f);
+    const int64_t padded = up_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
+    const int64_t kv_at = start * kv_stride + kv * width, n = padded * width;
+    Scratch memory(n * (7 * 2 + 3 * 4) + padded * 8 + kBlock * kBlock * 14);
+    Bits *keys = memory.take<Bits>(n), *keys_t = memory.take<Bits>(n), *values = memory.take<Bits>(n);
+    float *d_keys = memory.take<float>(n), *d_values = memory.take<float>(n);
+    pack_left({k + kv_at, kv_stride, length}, 0, padded, 0, width, keys);
+    pack_across<true>({k + kv_at, kv_stride, length}, 0, width, 0, padded, keys_t);
+    pack_left({v + kv_at, kv_stride, length}, 0, padded, 0, width, values);
+    std::fill_n(d_keys, n, 0.0f);
+    std::fill_n(d_values, n, 0.0f);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
       const int64_t at = (start * heads + h) * width;
-      backward_head(s, {q + at, out + at, grad + at, lse + h * tokens + start, d_q + at}, keys, keys_t, values, length,
-                    padded, sum_k, sum_v);
+      backward_head(s, {q + at, out + at, grad + at, lse + h * tokens + start, d_q + at},
+                    {keys, keys_t, values, d_keys, d_values}, length, padded, memory);
     }
-    for (auto [sum, d_x] : {std::pair{sum_k, d_k}, std::pair{sum_v, d_v}}) {
-      narrow_all(sum, padded * width, keys);
-      put(keys, length, width, kv_stride, d_x + kv_at);
-    }
+    for (auto [sum, d_x] : {std::pair{d_keys, d_k}, std::pair{d_values, d_v}})
+      for (int64_t t = 0; t < length; t++)
+        for (int64_t c = 0; c < width; c += 32)
+          _mm512_storeu_si512(d_x + kv_at + t * kv_stride + c,
+                              narrow(_mm512_load_ps(sum + t * width + c), _mm512_load_ps(sum + t * width + c + 16)));
   });
 }
+
+#endif  // __AMX_BF16__
+
+extern "C" bool athanor_attention_available() { return tiles::available(); }

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from athanor.model.config import ModelConfig
+from athanor.model.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
@@ -25,9 +26,9 @@ class FeedForward(nn.Module):
         super().__init__()
         inner, bias = intermediate_size or config.intermediate_size, config.mlp_bias
         self.act = ACTIVATIONS[config.hidden_act]
-        self.gate_proj = nn.Linear(config.hidden_size, inner, bias=bias) if config.mlp_gated else None
-        self.up_proj = nn.Linear(config.hidden_size, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, config.hidden_size, bias=bias)
+        self.gate_proj = Linear(config.hidden_size, inner, bias=bias) if config.mlp_gated else None
+        self.up_proj = Linear(config.hidden_size, inner, bias=bias)
+        self.down_proj = Linear(inner, config.hidden_size, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         up = self.up_proj(x)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from athanor.model.products import add_weight_grad, cross_entropy, input_grad
+
 #: logits held at once: tokens × vocabulary elements, about 16 MB in float32
 CHUNK_ELEMENTS = 4 * 2**20
 
@@ -40,21 +42,16 @@ class _CrossEntropySum(torch.autograd.Function):
         grad_w = torch.zeros_like(weight_VD, dtype=wide) if need_w else None
         size = _chunk(weight_VD.shape[0])
         for start in range(0, len(labels_N), size):
-            h, label = (
-                hidden_ND[start : start + size],
-                labels_N[start : start + size, None],
-            )
-            log_p = _wide(F.linear(h, weight_VD)).log_softmax(-1)
-            picked = log_p.gather(-1, label)
-            total -= picked.sum()
+            part = slice(start, start + size)
+            h_nD = hidden_ND[part]
+            losses_n, grad_nV = cross_entropy(F.linear(h_nD, weight_VD), labels_N[part], need_h or need_w)
+            total += losses_n.sum()
             if losses_N is not None:
-                losses_N[start : start + size] = -picked[:, 0]
-            if need_h or need_w:
-                grad = log_p.exp_().scatter_add_(-1, label, log_p.new_full((1, 1), -1.0).expand_as(label)).to(h.dtype)
-                if grad_h is not None:
-                    torch.mm(grad, weight_VD, out=grad_h[start : start + size])
-                if grad_w is not None:
-                    grad_w += grad.T @ h
+                losses_N[part] = losses_n
+            if grad_h is not None:
+                input_grad(grad_nV, weight_VD, grad_h[part])
+            if grad_w is not None:
+                add_weight_grad(grad_w, grad_nV, h_nD)
         ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype))
         return total
 

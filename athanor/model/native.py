@@ -14,7 +14,7 @@ import torch
 
 from athanor import native
 
-SOURCE = Path(__file__).with_name("cpu_attention.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu_attention.cpp", "cpu_tiles.h")]
 #: -ffast-math itself would make the whole process flush denormal numbers: libraries linked with it do that when loaded
 FLAGS = [
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC"),
@@ -36,7 +36,7 @@ class AttentionKernel:
     ) -> torch.Tensor:
         """The output [N, H, D]; writes the log-sum-exp of the scores, float32. ``lens``: int64, they add up to N."""
         out_NHD = torch.empty_like(q_NHD)
-        _call(self._forward, (q_NHD, k_NHD, v_NHD, lens), _sizes(q_NHD, k_NHD, lens), (out_NHD, lse_HN))
+        call(self._forward, (q_NHD, k_NHD, v_NHD, lens), _sizes(q_NHD, k_NHD, lens), (out_NHD, lse_HN))
         return out_NHD
 
     def backward(
@@ -52,7 +52,7 @@ class AttentionKernel:
         """Gradients of q, k and v, accumulated in float32."""
         grads = torch.empty_like(q_NHD), torch.empty_like(k_NHD), torch.empty_like(v_NHD)
         read = (grad_NHD, q_NHD, k_NHD, v_NHD, out_NHD, lse_HN, lens)
-        _call(self._backward, read, _sizes(q_NHD, k_NHD, lens), grads)
+        call(self._backward, read, _sizes(q_NHD, k_NHD, lens), grads)
         return grads
 
 
@@ -61,12 +61,14 @@ def _sizes(q_NHD: torch.Tensor, k_NHD: torch.Tensor, lens: torch.Tensor) -> tupl
     return len(lens), n_tokens, n_heads, k_NHD.shape[1], width
 
 
-def _call(
+def call(
     function: ctypes._NamedFuncPointer,
     read: tuple[torch.Tensor, ...],
     sizes: tuple[int, ...],
     written: tuple[torch.Tensor, ...],
 ) -> None:
+    """Call a kernel: pointers of what it reads, then sizes (int64), then pointers of what it writes."""
+
     def pointers(tensors: tuple[torch.Tensor, ...]) -> list[ctypes.c_void_p]:
         return [ctypes.c_void_p(x.data_ptr()) for x in tensors]
 
@@ -85,7 +87,5 @@ def attention_kernel() -> AttentionKernel | None:
     """The kernel of this machine, built if the cache does not have it."""
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return None
-    torch_lib = Path(torch.__file__).parent / "lib"
-    link = [f"-L{torch_lib}", f"-Wl,-rpath,{torch_lib}", "-ltorch_cpu", "-lc10"]
-    library = native.load("attention", [SOURCE], FLAGS, link, version=torch.__version__)
+    library = native.load("attention", SOURCES, FLAGS)
     return AttentionKernel(library) if library is not None and library.athanor_attention_available() else None

@@ -1,0 +1,106 @@
+"""The products of a backward pass, and cross-entropy, by our own kernels where PyTorch's are slow (cpu_products.cpp).
+
+On a CPU in bfloat16 a weight gradient, dyᵀ x, runs at half the rate of other products in PyTorch, for its left operand is
+copied transposed first. Each function falls back to PyTorch where the kernels do not serve: no compiler, no AMX, another
+dtype, a width that is no multiple of 32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from athanor import native
+from athanor.model.native import FLAGS, call
+
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("cpu_products.cpp", "cpu_loss.cpp", "cpu_tiles.h", "cpu_math.h")
+]
+_WIDTH_STEP = 32  # what the kernel's tiles divide
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels of this machine, built if the cache does not have them; None without a compiler or AMX."""
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return None
+    found = native.load("products", SOURCES, FLAGS)
+    return found if found is not None and found.athanor_products_available() else None
+
+
+@torch.compiler.assume_constant_result
+def serve() -> bool:
+    """Whether this machine has the kernels; compiled code takes the answer as it is."""
+    return library() is not None
+
+
+def kernels_for(*operands: torch.Tensor) -> ctypes.CDLL | None:
+    """The kernels, if these matrices are of their kind and this machine can run them."""
+    fit = all(
+        x.dtype == torch.bfloat16 and x.device.type == "cpu" and not x.shape[1] % _WIDTH_STEP and x.numel()
+        for x in operands
+    )
+    return library() if fit else None
+
+
+def _sizes(n: int, weight_OI: torch.Tensor) -> tuple[int, ...]:
+    return n, weight_OI.shape[1], weight_OI.shape[0]
+
+
+@torch.library.custom_op("athanor::weight_grad", mutates_args=(), device_types="cpu")
+def weight_grad(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
+    """gradᵀ x [O, I] in the operands' dtype; bfloat16 is summed in float32 and rounded once."""
+    kernels = kernels_for(grad_NO, x_NI)
+    if kernels is None:
+        return grad_NO.T @ x_NI
+    out_OI = grad_NO.new_empty(grad_NO.shape[1], x_NI.shape[1])
+    read = grad_NO.contiguous(), x_NI.contiguous()
+    call(kernels.athanor_weight_grad, read, _sizes(len(x_NI), out_OI), (out_OI,))
+    return out_OI
+
+
+@weight_grad.register_fake
+def _(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
+    return grad_NO.new_empty(grad_NO.shape[1], x_NI.shape[1])
+
+
+def add_weight_grad(sum_OI: torch.Tensor, grad_NO: torch.Tensor, x_NI: torch.Tensor) -> None:
+    """sum += gradᵀ x, the sum in at least float32."""
+    kernels = kernels_for(grad_NO, x_NI)
+    if kernels is None or sum_OI.dtype != torch.float32:
+        sum_OI += grad_NO.T @ x_NI
+        return
+    read = grad_NO.contiguous(), x_NI.contiguous()
+    call(kernels.athanor_add_weight_grad, read, _sizes(len(x_NI), sum_OI), (sum_OI,))
+
+
+def input_grad(grad_NO: torch.Tensor, weight_OI: torch.Tensor, out_NI: torch.Tensor) -> None:
+    """out = grad W."""
+    kernels = kernels_for(grad_NO, weight_OI)
+    if kernels is None:
+        torch.mm(grad_NO, weight_OI, out=out_NI)
+        return
+    read = grad_NO.contiguous(), weight_OI.contiguous()
+    call(kernels.athanor_input_grad, read, _sizes(len(grad_NO), weight_OI), (out_NI,))
+
+
+def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of each row [N] in at least float32, and softmax − onehot in the logits' dtype (if ``grad``).
+
+    The logits are used up: the gradient may lie in their place.
+    """
+    kernels = kernels_for(logits_NV)
+    if kernels is not None and logits_NV.is_contiguous():
+        losses_N = torch.empty(len(labels_N))
+        call(kernels.athanor_cross_entropy, (labels_N.contiguous(),), (*logits_NV.shape, grad), (logits_NV, losses_N))
+        return losses_N, logits_NV
+    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    log_p, labels_N1 = wide.log_softmax(-1), labels_N[:, None]
+    losses_N = -log_p.gather(-1, labels_N1)[:, 0]
+    if not grad:
+        return losses_N, log_p
+    one_less = log_p.new_full((1, 1), -1.0).expand_as(labels_N1)
+    return losses_N, log_p.exp_().scatter_add_(-1, labels_N1, one_less).to(logits_NV.dtype)
