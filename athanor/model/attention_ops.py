@@ -64,7 +64,7 @@ def _packed_attention(
     else [H, length] of each padded document by buckets."""
     q_NHD, k_NHD, v_NHD = q_NHD.contiguous(), k_NHD.contiguous(), v_NHD.contiguous()
     if (kernel := kernel_for(q_NHD)) is not None:
-        lse_all = torch.empty(_lse_size(q_NHD))
+        lse_all = torch.zeros(_lse_size(q_NHD))  # longer than what is written
         return kernel.forward(q_NHD, k_NHD, v_NHD, lens, lse_all), lse_all
     out_NHD = torch.empty_like(q_NHD)
     lses = []

@@ -6,11 +6,10 @@
 //
 // Built and called by native.py. Tensors are [tokens][heads][width] bfloat16, contiguous; lse is float [heads][tokens].
 
+#include "cpu_softmax.h"
 #include "cpu_tiles.h"
 
-#include <cmath>
 #include <utility>
-#include <vector>
 
 #ifdef __AMX_BF16__
 
@@ -18,60 +17,14 @@ namespace {
 
 using namespace tiles;
 
-constexpr int64_t kBlock = 64;
+using namespace softmax;
+
 constexpr int64_t kHalf = kBlock / kDeep;  // tiles in a block along k
-constexpr int64_t kVectors = kBlock / 16;
-constexpr float kLow = -1e30f;  // stands for -inf, without its NaNs
-constexpr float kLog2E = 1.44269504f;
-
-struct Shape {
-  int64_t tokens, heads, kv_heads, width;
-  float scale;
-};
-
-// 2^x to 3e-6 for x ≤ about 0: 2^n · 2^f with a polynomial for 2^f, |f| ≤ ½
-inline __m512 exp2_fast(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(0.00133336f);
-  for (float c : {0.00961813f, 0.05550411f, 0.24022651f, 0.69314718f, 1.0f}) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(p, n);
-}
-
-// Which of 16 queries from the `vector`-th on see key `key` of their own block
-inline __mmask16 sees(int64_t key, int64_t vector) {
-  const int64_t hidden = std::clamp<int64_t>(key - vector * 16, 0, 16);
-  return static_cast<__mmask16>(0xffffu << hidden);
-}
 
 // Tiles (i / 16 and the next) of a panel `count` tiles deep, from the tile of k = `from` on
 inline Operand part(const Bits* panel, int64_t i, int64_t count, int64_t from) {
   return in_panel(panel + from / kDeep * kTile, i, count);
 }
-
-struct alignas(64) Line {
-  Bits values[32];
-};
-
-// Working memory of a thread, grown to the largest document it has seen and handed out in order.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) : at_(0) {
-    const size_t lines = (bytes + 63) / 64 + kPieces;
-    if (memory_.size() < lines) memory_.resize(lines);
-  }
-  template <class T>
-  T* take(int64_t n) {
-    T* out = reinterpret_cast<T*>(memory_.data() + at_);
-    at_ += (n * sizeof(T) + 63) / 64;
-    return out;
-  }
-
- private:
-  static constexpr size_t kPieces = 32;  // most that are taken, each rounded up to a line
-  static thread_local std::vector<Line> memory_;
-  size_t at_;
-};
-thread_local std::vector<Line> Scratch::memory_;
 
 // [width][64] float32 · factor[64] → `rows` rows of a head
 void put_transposed(const float* x, const float* factor, int64_t rows, int64_t width, int64_t stride, Bits* out) {
@@ -91,24 +44,16 @@ void put_transposed(const float* x, const float* factor, int64_t rows, int64_t w
   }
 }
 
-// What a block of queries has seen so far: maxima of the scaled scores (base 2), sums of the probabilities.
-struct Seen {
-  __m512 max[kVectors], sum[kVectors];
-};
-
-// Softmax of one block [keys][queries] carried on from the blocks before: probabilities as right tiles; `shrink`: the factor
+// Softmax of one block [keys][queries] carried on from the blocks before: probabilities as right tiles; `factor`: that
 // for what was collected so far.
-void softmax(const float* scores, float scale, bool diagonal, Seen& seen, float* shrink, Bits* probs) {
+void probabilities(const float* scores, float scale, bool diagonal, Seen& seen, float* factor, Bits* probs) {
   const __m512 by = _mm512_set1_ps(scale);
   const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int64_t v = 0; v < kVectors; v++) {
-    __m512 top = _mm512_set1_ps(kLow);
-    for (int64_t k = 0; k < kBlock; k++)
-      top = _mm512_mask_max_ps(top, diagonal ? sees(k, v) : 0xffff, top, _mm512_load_ps(scores + k * kBlock + v * 16));
-    top = _mm512_max_ps(_mm512_mul_ps(top, by), seen.max[v]);
-    const __m512 less = exp2_fast(_mm512_sub_ps(seen.max[v], top));
-    __m512 sum = _mm512_mul_ps(seen.sum[v], less);
+    _mm512_storeu_ps(factor + v * 16, seen.raise(v, scores, kBlock, by, diagonal));
+    const __m512 top = seen.max[v];
+    __m512 sum = seen.sum[v];
     for (int64_t k = 0; k < kBlock; k += 2) {
       const float* row = scores + k * kBlock + v * 16;
       __m512 even = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(row), by, top));
@@ -118,8 +63,7 @@ void softmax(const float* scores, float scale, bool diagonal, Seen& seen, float*
       Bits* out = probs + (v * kHalf + k / kDeep) * kTile + k % kDeep / 2 * kDeep;
       _mm512_store_si512(out, _mm512_permutexvar_epi16(weave, narrow(even, odd)));
     }
-    seen.max[v] = top, seen.sum[v] = sum;
-    _mm512_storeu_ps(shrink + v * 16, less);
+    seen.sum[v] = sum;
   }
 }
 
@@ -141,31 +85,19 @@ void forward_head(const Shape& s, const Bits* q, const Bits* keys, const Bits* v
   for (int64_t q0 = 0; q0 < length; q0 += kBlock) {
     pack_right({q, stride, length}, q0, kBlock, 0, d, queries);
     Seen seen;
-    std::fill_n(seen.max, kVectors, _mm512_set1_ps(kLow));
-    std::fill_n(seen.sum, kVectors, _mm512_setzero_ps());
     float factor[kBlock];
     for (int64_t k0 = 0; k0 <= q0; k0 += kBlock) {
       multiply_block(
           kBlock, kBlock, deep, false, scores, kBlock, [&](int64_t i) { return in_panel(keys, k0 + i, deep); },
           [&](int64_t j) { return in_panel(queries, j, deep); });
-      softmax(scores, scale, k0 == q0, seen, factor, probs);
-      if (k0 > 0)
-        for (int64_t c = 0; c < d; c++)
-          for (int64_t v = 0; v < kBlock; v += 16) {
-            float* x = mixed + c * kBlock + v;
-            _mm512_store_ps(x, _mm512_mul_ps(_mm512_load_ps(x), _mm512_loadu_ps(factor + v)));
-          }
+      probabilities(scores, scale, k0 == q0, seen, factor, probs);
+      if (k0 > 0) shrink(mixed, d, factor);
       multiply_block(
           d, kBlock, kHalf, k0 > 0, mixed, kBlock, [&](int64_t i) { return part(values_t, i, count, k0); },
           [&](int64_t j) { return in_panel(probs, j, kHalf); });
     }
     const int64_t rows = std::min(kBlock, length - q0);
-    for (int64_t i = 0; i < rows; i++) {
-      const float sum = reinterpret_cast<const float*>(seen.sum)[i];
-      lse[q0 + i] = reinterpret_cast<const float*>(seen.max)[i] / kLog2E + std::log(sum);
-      factor[i] = 1.0f / sum;
-    }
-    std::fill_n(factor + rows, kBlock - rows, 0.0f);
+    seen.finish(rows, lse + q0, factor);
     put_transposed(mixed, factor, rows, d, stride, out + q0 * stride);
   }
 }
@@ -259,29 +191,13 @@ void backward_head(const Shape& s, const Head& h, const Keys& kv, int64_t length
     put_transposed(d_q + q0 * d, one, std::min(kBlock, length - q0), d, stride, h.d_q + q0 * stride);
 }
 
-// Calls body(first token, length, key head) for every document and key head, spread over threads. Which thread takes a
-// pair does not change its result.
-template <class Body>
-void for_each(const Shape& s, const int64_t* lens, int64_t n_docs, const Body& body) {
-  std::vector<int64_t> starts(n_docs, 0);
-  for (int64_t i = 1; i < n_docs; i++) starts[i] = starts[i - 1] + lens[i - 1];
-#pragma omp parallel
-  {
-    const Configured configured;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < n_docs * s.kv_heads; i++) body(starts[i / s.kv_heads], lens[i / s.kv_heads], i % s.kv_heads);
-  }
-}
-
-int64_t up_to_block(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
-
 }  // namespace
 
 extern "C" void athanor_attention_forward(const Bits* q, const Bits* k, const Bits* v, const int64_t* lens,
                                           int64_t n_docs, int64_t tokens, int64_t heads, int64_t kv_heads,
                                           int64_t width, Bits* out, float* lse) {
   const Shape s{tokens, heads, kv_heads, width, 1.0f / std::sqrt(static_cast<float>(width))};
-  for_each(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
+  for_each<Configured>(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
     const int64_t padded = up_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
     const int64_t kv_at = start * kv_stride + kv * width, n = padded * width;
     Scratch memory(2 * n * 2 + kBlock * (width * 6 + kBlock * 6));
@@ -300,7 +216,7 @@ extern "C" void athanor_attention_backward(const Bits* grad, const Bits* q, cons
                                            int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, Bits* d_q,
                                            Bits* d_k, Bits* d_v) {
   const Shape s{tokens, heads, kv_heads, width, 1.0f / std::sqrt(static_cast<float>(width))};
-  for_each(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
+  for_each<Configured>(s, lens, n_docs, [&](int64_t start, int64_t length, int64_t kv) {
     const int64_t padded = up_to_block(length), kv_stride = kv_heads * width, group = heads / kv_heads;
     const int64_t kv_at = start * kv_stride + kv * width, n = padded * width;
     Scratch memory(n * (7 * 2 + 3 * 4) + padded * 8 + kBlock * kBlock * 14);

@@ -28,25 +28,7 @@ inline bool available() {
 #endif
 }
 
-#ifdef __AMX_BF16__
-
-// All eight registers 16 rows of 64 bytes, for this thread, as long as this lives.
-class Configured {
- public:
-  Configured() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {};
-      uint8_t rows[16] = {};
-    } config;
-    std::fill_n(config.row_bytes, 8, 64);
-    std::fill_n(config.rows, 8, 16);
-    _tile_loadconfig(&config);
-  }
-  ~Configured() { _tile_release(); }
-  Configured(const Configured&) = delete;
-  Configured& operator=(const Configured&) = delete;
-};
+#ifdef __AVX512F__
 
 // 16 × 16 of 32 bits, in registers
 inline void transpose(__m512i r[16]) {
@@ -74,6 +56,28 @@ inline void transpose(__m512i r[16]) {
     r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
+
+#endif  // __AVX512F__
+
+#ifdef __AMX_BF16__
+
+// All eight registers 16 rows of 64 bytes, for this thread, as long as this lives.
+class Configured {
+ public:
+  Configured() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } config;
+    std::fill_n(config.row_bytes, 8, 64);
+    std::fill_n(config.rows, 8, 16);
+    _tile_loadconfig(&config);
+  }
+  ~Configured() { _tile_release(); }
+  Configured(const Configured&) = delete;
+  Configured& operator=(const Configured&) = delete;
+};
 
 // Rows `even` and `odd` of 32 values → their pairs, the first 16 and the last 16.
 inline void pair_up(__m512i even, __m512i odd, __m512i& first, __m512i& last) {

@@ -1,7 +1,7 @@
-"""The bfloat16 attention kernel for CPUs (cpu_attention.cpp): built on first use, kept in the user's cache.
+"""The attention kernels for CPUs (cpu_attention*.cpp): built on first use, kept in the user's cache.
 
-Where there is no C++ compiler, no bfloat16 matrix instructions, or ``ATHANOR_NATIVE=0`` is set, ``attention_kernel``
-is None and PyTorch's own kernels serve.
+Where there is no C++ compiler, no AVX-512 (float32) or AMX (bfloat16), or ``ATHANOR_NATIVE=0`` is set,
+``attention_kernel`` is None and PyTorch's own kernels serve.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import torch
 
 from athanor import native
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu_attention.cpp", "cpu_tiles.h")]
+SOURCES = [
+    Path(__file__).with_name(f"cpu_{name}") for name in ("attention.cpp", "attention_f32.cpp", "softmax.h", "tiles.h")
+]
 #: -ffast-math itself would make the whole process flush denormal numbers: libraries linked with it do that when loaded
 FLAGS = [
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"),
     *("-fassociative-math", "-freciprocal-math"),
 ]
-_WIDTH_STEP = 32  # what the kernel's panels divide
+#: what the width of a head must divide by: tiles in bfloat16, vectors in float32
+WIDTH_STEPS = {torch.bfloat16: 32, torch.float32: 16}
 
 
 class AttentionKernel:
-    """Causal attention inside documents; tensors bfloat16 [N, H, D], contiguous, D a multiple of 32; scale 1/√D."""
+    """Causal attention inside documents of one dtype; tensors [N, H, D], contiguous; scale 1/√D."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._forward = library.athanor_attention_forward
-        self._backward = library.athanor_attention_backward
+    def __init__(self, forward: ctypes._NamedFuncPointer, backward: ctypes._NamedFuncPointer) -> None:
+        self._forward, self._backward = forward, backward
 
     def forward(
         self, q_NHD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, lens: torch.Tensor, lse_HN: torch.Tensor
@@ -77,15 +79,18 @@ def call(
 
 def kernel_for(q_NHD: torch.Tensor) -> AttentionKernel | None:
     """The kernel, if these queries are of its kind and this machine can run it."""
-    if q_NHD.dtype != torch.bfloat16 or q_NHD.shape[2] % _WIDTH_STEP:
-        return None
-    return attention_kernel()
+    step = WIDTH_STEPS.get(q_NHD.dtype)
+    return attention_kernel(q_NHD.dtype) if step and not q_NHD.shape[2] % step else None
 
 
 @cache
-def attention_kernel() -> AttentionKernel | None:
-    """The kernel of this machine, built if the cache does not have it."""
+def attention_kernel(dtype: torch.dtype = torch.bfloat16) -> AttentionKernel | None:
+    """This machine's kernel of bfloat16 or float32, built if the cache does not have it."""
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return None
     library = native.load("attention", SOURCES, FLAGS)
-    return AttentionKernel(library) if library is not None and library.athanor_attention_available() else None
+    if library is None or (dtype == torch.bfloat16 and not library.athanor_attention_available()):
+        return None
+    suffix = "_f32" if dtype == torch.float32 else ""
+    functions = (getattr(library, f"athanor_attention_{way}{suffix}") for way in ("forward", "backward"))
+    return AttentionKernel(*functions)

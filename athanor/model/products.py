@@ -1,8 +1,8 @@
 """The products of a backward pass, and cross-entropy, by our own kernels where PyTorch's are slow (cpu_products.cpp).
 
-On a CPU in bfloat16 a weight gradient, dyᵀ x, runs at half the rate of other products in PyTorch, for its left operand is
-copied transposed first. Each function falls back to PyTorch where the kernels do not serve: no compiler, no AMX, another
-dtype, a width that is no multiple of 32.
+On a CPU in bfloat16 a weight gradient, dyᵀ x, runs at half the rate of other products in PyTorch, for its left operand
+is copied transposed first. Each function falls back to PyTorch where the kernels do not serve: no compiler, no AMX (for
+cross-entropy AVX-512), another dtype, a width that is no multiple of 32.
 """
 
 from __future__ import annotations
@@ -16,34 +16,39 @@ import torch
 from athanor import native
 from athanor.model.native import FLAGS, call
 
-SOURCES = [
-    Path(__file__).with_name(name) for name in ("cpu_products.cpp", "cpu_loss.cpp", "cpu_tiles.h", "cpu_math.h")
-]
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu_products.cpp", "cpu_loss.cpp", "cpu_tiles.h", "cpu_math.h")]
 _WIDTH_STEP = 32  # what the kernel's tiles divide
+_CROSS_ENTROPY = {torch.bfloat16: "athanor_cross_entropy", torch.float32: "athanor_cross_entropy_f32"}
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels of this machine, built if the cache does not have them; None without a compiler or AMX."""
+    """The kernels of this machine, built if the cache does not have them; None without a compiler or AVX-512."""
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return None
-    found = native.load("products", SOURCES, FLAGS)
+    return native.load("products", SOURCES, FLAGS)
+
+
+@cache
+def _multiplying() -> ctypes.CDLL | None:
+    """The same, if they can multiply here, for which they need AMX."""
+    found = library()
     return found if found is not None and found.athanor_products_available() else None
 
 
 @torch.compiler.assume_constant_result
 def serve() -> bool:
-    """Whether this machine has the kernels; compiled code takes the answer as it is."""
-    return library() is not None
+    """Whether this machine has the kernels for products; compiled code takes the answer as it is."""
+    return _multiplying() is not None
 
 
 def kernels_for(*operands: torch.Tensor) -> ctypes.CDLL | None:
-    """The kernels, if these matrices are of their kind and this machine can run them."""
+    """The kernels for products, if these matrices are of their kind and this machine can run them."""
     fit = all(
         x.dtype == torch.bfloat16 and x.device.type == "cpu" and not x.shape[1] % _WIDTH_STEP and x.numel()
         for x in operands
     )
-    return library() if fit else None
+    return _multiplying() if fit else None
 
 
 def _sizes(n: int, weight_OI: torch.Tensor) -> tuple[int, ...]:
@@ -92,10 +97,10 @@ def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -
 
     The logits are used up: the gradient may lie in their place.
     """
-    kernels = kernels_for(logits_NV)
-    if kernels is not None and logits_NV.is_contiguous():
+    name = _CROSS_ENTROPY.get(logits_NV.dtype) if logits_NV.device.type == "cpu" and logits_NV.is_contiguous() else None
+    if name is not None and (kernels := library()) is not None:
         losses_N = torch.empty(len(labels_N))
-        call(kernels.athanor_cross_entropy, (labels_N.contiguous(),), (*logits_NV.shape, grad), (logits_NV, losses_N))
+        call(kernels[name], (labels_N.contiguous(),), (*logits_NV.shape, grad), (logits_NV, losses_N))
         return losses_N, logits_NV
     wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     log_p, labels_N1 = wide.log_softmax(-1), labels_N[:, None]

@@ -18,13 +18,13 @@ def cpp_compiler() -> str | None:
 
 
 def compile_blocks(model: Decoder, device: torch.device) -> bool:
-    """Compile every block in place, one graph a batch shape; False where this machine has no compiler for it.
+    """Compile every block and the final norm in place, each one graph a batch shape; False where this machine has no compiler for it.
 
     ``dynamic=False``: otherwise the code would depend on which shapes came before, and a resumed run would not repeat
     the bits of the unbroken one. The number of documents is no shape in this sense: it is marked dynamic at its source.
     """
     if device.type == "cpu" and cpp_compiler() is None:
         return False
-    for layer in model.layers:
-        layer.compile(dynamic=False)
+    for part in (*model.layers, model.final_norm):
+        part.compile(dynamic=False)
     return True

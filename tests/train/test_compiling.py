@@ -1,4 +1,4 @@
-"""Compiled blocks compute what eager ones do, with one graph for any number of documents."""
+"""Compiled blocks compute what eager ones do, with the same graphs for any number of documents."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_equals_eager_and_serves_changing_documents() -> None:
             loss.backward()
         for a, b in zip(eager.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a block, the final norm
 
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

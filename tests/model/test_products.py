@@ -1,0 +1,133 @@
+"""Products of a backward pass and cross-entropy against float64; by the kernels where this machine runs them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from athanor.model import products
+from athanor.model.linear import Linear, linear
+
+#: tokens, in, out: multiples of the tiles and not, wider than a block either way, one token
+SHAPES = [(64, 32, 64), (1, 64, 32), (37, 96, 1056), (700, 1056, 96), (1100, 64, 64), (300, 544, 544), (50, 48, 64)]
+#: bfloat16 keeps 8 bits: half a unit in the last place is 0.0039 at most, and about 0.0017 of a norm
+ROUNDED = 0.0025
+
+
+def draw(tokens: int, i: int, o: int, dtype: torch.dtype = torch.bfloat16) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    return tuple(torch.randn(shape, dtype=torch.float64).to(dtype) for shape in ((tokens, o), (tokens, i), (o, i)))
+
+
+def off(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float(((got.double() - want).norm() / want.norm()).detach())
+
+
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "library", lambda: None)
+    monkeypatch.setattr(products, "_multiplying", lambda: None)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_rounded_once(shape: tuple[int, int, int], kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernels:
+        without_kernels(monkeypatch)
+    grad, x, weight = draw(*shape)
+    exact = grad.double().T @ x.double()
+    assert off(products.weight_grad(grad, x), exact) < ROUNDED
+    out = torch.empty_like(x)
+    products.input_grad(grad, weight, out)
+    assert off(out, grad.double() @ weight.double()) < ROUNDED
+
+
+def test_a_sum_in_float32_is_not_rounded_to_bfloat16() -> None:
+    if not products.serve():
+        pytest.skip("this processor or machine cannot build the kernels")
+    grad, x, weight = draw(700, 96, 160)
+    total = weight.float()
+    products.add_weight_grad(total, grad, x)
+    assert off(total, weight.double() + grad.double().T @ x.double()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype, tol", [(torch.bfloat16, ROUNDED), (torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("vocab", [1000, 8192, 7])
+def test_cross_entropy_and_its_gradient(vocab: int, dtype: torch.dtype, tol: float) -> None:
+    torch.manual_seed(1)
+    logits, labels = (torch.randn(33, vocab) * 3).to(dtype), torch.randint(0, vocab, (33,))
+    wide = logits.double().requires_grad_()
+    want = F.cross_entropy(wide, labels, reduction="none")
+    (gradient,) = torch.autograd.grad(want.sum(), wide)
+    losses, _ = products.cross_entropy(logits.clone(), labels, grad=False)
+    torch.testing.assert_close(losses.double(), want.detach(), atol=1e-5 if dtype != torch.float64 else 1e-12, rtol=0)
+    again, got = products.cross_entropy(logits.clone(), labels, grad=True)
+    assert torch.equal(again, losses) and got.dtype == dtype
+    assert off(got, gradient) < tol
+
+
+def test_a_certain_answer_has_no_gradient() -> None:
+    """Far apart logits: no overflow, a loss of 0 or of the distance."""
+    logits = torch.full((2, 64), -300.0)
+    logits[:, 5] = 300.0
+    losses, grad = products.cross_entropy(logits, torch.tensor([5, 6]), grad=True)
+    torch.testing.assert_close(losses, torch.tensor([0.0, 600.0]))
+    torch.testing.assert_close(grad[0], torch.zeros(64))
+    assert float(grad[1, 5]) == 1.0 and float(grad[1, 6]) == -1.0
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
+    grad, x, _ = draw(300, 160, 1408)
+    threads, seen = torch.get_num_threads(), []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            seen.append(products.weight_grad(grad, x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*seen)
+
+
+def test_the_operator_keeps_its_contract() -> None:
+    grad, x, _ = draw(40, 32, 64)
+    torch.library.opcheck(torch.ops.athanor.weight_grad.default, (grad, x))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_linear_layer_has_the_gradients_of_pytorchs(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(2)
+    ours = Linear(64, 96, bias=bias).to(dtype)
+    theirs = torch.nn.Linear(64, 96, bias=bias).double()
+    theirs.load_state_dict({k: v.double() for k, v in ours.state_dict().items()})
+    x = torch.randn(3, 20, 64, dtype=dtype, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    grad = torch.randn(3, 20, 96, dtype=dtype)
+    ours(x).backward(grad)
+    theirs(wide).backward(grad.double())
+    pairs = [
+        (x.grad, wide.grad),
+        *((p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)),
+    ]
+    for got, want in pairs:
+        assert got is not None and want is not None
+        assert off(got, want) < (ROUNDED if dtype == torch.bfloat16 else 1e-14)
+
+
+def test_what_needs_no_gradient_gets_none_and_a_vector_passes() -> None:
+    weight = torch.randn(96, 64).bfloat16()
+    x = torch.randn(5, 64).bfloat16().requires_grad_()
+    linear(x, weight).sum().backward()
+    assert x.grad is not None and weight.grad is None
+    assert linear(x[0], weight).shape == (96,)
+
+
+def test_compiled_it_is_the_same() -> None:
+    grad, x, weight = draw(40, 64, 96)
+    weight.requires_grad_()
+    results = []
+    for run in (linear, torch.compile(linear, backend="aot_eager", fullgraph=True)):
+        weight.grad = None
+        run(x, weight).backward(grad)
+        results.append(weight.grad)
+    assert torch.equal(*results)
