@@ -18,7 +18,7 @@ def cpp_compiler() -> str | None:
 
 
 def compile_blocks(model: Decoder, device: torch.device) -> bool:
-    """Compile every block and the final norm in place, each one graph a batch shape; False where this machine has no compiler for it.
+    """Compile every block and the final norm in place, a graph a batch shape; False where there is no compiler for it.
 
     ``dynamic=False``: otherwise the code would depend on which shapes came before, and a resumed run would not repeat
     the bits of the unbroken one. The number of documents is no shape in this sense: it is marked dynamic at its source.
