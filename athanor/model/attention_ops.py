@@ -1,8 +1,8 @@
 """Causal attention inside documents, without ever making a T×T mask.
 
 CPU: one custom operator, so that ``torch.compile`` neither breaks on it nor recompiles when the lengths change. In it,
-bfloat16 goes to our own kernel where the machine can build it (``native.py``); else documents of about one length share
-a call of PyTorch's fused CPU kernel. Other devices: the
+bfloat16 and float32 go to our own kernels where the machine can build them (``native.py``); else documents of about one
+length share a call of PyTorch's fused CPU kernel. Other devices: the
 variable-length kernel where PyTorch has one for the dtype, else the same buckets over ``scaled_dot_product_attention``.
 """
 

@@ -97,7 +97,7 @@ class _TokenLogProbs(torch.autograd.Function):
             p.scatter_add_(-1, label[:, None], p.new_ones(1, 1).expand(len(label), 1))
             d_logits = (p * (grad / ctx.temperature)[:, None]).to(h.dtype)
             grad_h.append(d_logits @ weight_VD)
-            grad_w += d_logits.T @ h
+            add_weight_grad(grad_w, d_logits, h)
         return torch.cat(grad_h), grad_w.to(weight_VD.dtype), None, None
 
 
