@@ -34,7 +34,7 @@ def gave_up(plan: Estimate, winner: Estimate, objective: str = "time") -> str:
     left = plan.margin_bytes - winner.margin_bytes
     if plan.plan.world_size != winner.plan.world_size:
         words.insert(0, f"{plan.plan.world_size:,} devices")
-    words.append(f"memory left {left / GIB:+.1f} GiB")
+    words.append("as much memory left" if abs(left) < 0.05 * GIB else f"{left / GIB:+.1f} GiB of memory left")
     return "; ".join(words)
 
 
