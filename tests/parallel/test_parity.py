@@ -41,25 +41,28 @@ KINDS = {
     "dense": None,
     "moe": MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1),
     "moe-bias": MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, balance="bias"),
+    "wide": None,
+    "wide-moe": MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, num_shared_experts=1),
 }
+#: Of the wide kinds: every product and head is of a width that the kernels for bfloat16 take.
+WIDE = {"hidden_size": 128, "intermediate_size": 192}
 
 
 def make_model(kind: str, dtype: torch.dtype, layers: int = 2) -> Decoder:
-    model = Decoder(
-        ModelConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            norm_placement="depth_scaled_sandwich",
-            max_position_embeddings=64,
-            moe=KINDS[kind],
-        )
+    config = ModelConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        norm_placement="depth_scaled_sandwich",
+        max_position_embeddings=64,
+        moe=KINDS[kind],
     )
+    model = Decoder(config.model_copy(update=WIDE if kind.startswith("wide") else {}))
     init_weights(model, 3)
-    return model.to(dtype)
+    return model if dtype == torch.bfloat16 else model.to(dtype)  # in bfloat16 masters are float32
 
 
 def train(
@@ -71,7 +74,8 @@ def train(
     stage = Stage(
         "pretrain", source, STEPS, schedule, evals={"held_out": [TinyLoader(SEQ_LEN, 9).rows(0, micro_rows)] * 3}
     )
-    recipe = TrainRecipe(precision="fp32", tensorboard=False, clip_norm=0.5)
+    precision: Any = "bf16" if dtype == torch.bfloat16 else "fp32"
+    recipe = TrainRecipe(precision=precision, tensorboard=False, clip_norm=0.5)
     engine = LocalEngine if plan is None else parallel_engine(plan)
     model, run = make_model(kind, dtype, layers), RunDir(folder)
     trainer = Trainer(model, CausalLM(), [stage], recipe, run, quiet=True, resumable=False, engine=engine)
@@ -249,6 +253,33 @@ def test_dense_layouts_in_float32(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize("keys", MOE, ids=_id)
 def test_expert_layouts_in_float32(keys: dict[str, Any]) -> None:
     compare("moe", keys, torch.float32, tolerance=5e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, keys",
+    [
+        ("wide", {"dp_shard": 2, "zero": 3}),
+        ("wide", {"tp": 2}),
+        ("wide", {"cp": 2}),
+        ("wide", {"pp": 2}),
+        ("wide-moe", {"dp_shard": 2, "ep": 2}),
+        pytest.param("wide", {"dp_shard": 2, "tp": 2, "pp": 2}, marks=pytest.mark.slow),
+    ],
+    ids=lambda x: x if isinstance(x, str) else _id(x),
+)
+def test_bfloat16_stays_close(kind: str, keys: dict[str, Any]) -> None:
+    """Losses and norms to what 8 bits allow over five steps; no parameter is a fifth of its way apart."""
+    plan = ParallelPlan(**keys)
+    what = kind, torch.bfloat16, max(2, plan.stages), micro_rows(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        losses, norms, params = run_ranks(plan.world_size, train, *what, plan, folder)[0]
+    expected = alone(*what)
+    torch.testing.assert_close(losses, expected[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(norms, expected[1], atol=0, rtol=0.03)
+    first = dict(make_model(*what[:3]).named_parameters())
+    for name, value in first.items():
+        moved, apart = (expected[2][name] - value).norm(), (params[name] - expected[2][name]).norm()
+        assert apart < 0.2 * moved, f"{name}: {float(apart / moved):.3f} of its way"
 
 
 def _all_layouts() -> list[dict[str, Any]]:
