@@ -77,9 +77,9 @@ def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Figures:
     return np.divide(part, whole, out=np.zeros(len(part), dtype=np.float64), where=np.asarray(whole) != 0)
 
 
-def outside(docs: Docs, domains: Collection[str]) -> Mask:
-    """Which documents belong to none of these domains."""
-    return np.array([domain not in domains for domain in docs.column("domain")], dtype=bool)
+def outside(docs: Docs, names: Collection[str], column: str = "domain") -> Mask:
+    """Which documents belong to none of these domains (or sources)."""
+    return np.array([name not in names for name in docs.column(column)], dtype=bool)
 
 
 #: Where the file's name may stand in a document's meta.

@@ -60,3 +60,11 @@ def test_sizes_are_measured_and_limits_are_not():
     one, other = RepetitionOptions(top_words={2: 0.2}), RepetitionOptions(top_words={2: 0.9}, max_dup_lines=None)
     assert Repetition(one).compute_key() == Repetition(other).compute_key()
     assert Repetition(one).compute_key() != Repetition(RepetitionOptions(top_words={3: 0.2})).compute_key()
+
+
+def test_a_skipped_source_passes_and_what_is_measured_depends_on_it():
+    texts = [" ".join([prose(0, 100), *["so it is"] * 40])] * 2
+    options = RepetitionOptions(skip_sources=("tasks",))
+    docs = Docs.of(texts, language="en", source=["web", "tasks"], id=["a", "b"])
+    assert [dropped[0] for dropped in run_in_memory([Repetition(options)], docs).dropped] == [docs.column("id")[0]]
+    assert Repetition(options).compute_key() != Repetition(RepetitionOptions()).compute_key()
