@@ -25,7 +25,7 @@ waited for its counterpart, and is waited for where that began: the same product
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -100,7 +100,7 @@ class ChunkedFeedForward(TensorFeedForward):
         return self.down_proj(self.act(gate[0]) * up if gate else self.act(up))  # type: ignore[no-any-return]
 
 
-def _project(x_BtD: torch.Tensor, projs: list[nn.Linear], lane: Lane, chunks: int) -> list[torch.Tensor]:
+def _project(x_BtD: torch.Tensor, projs: Sequence[nn.Linear], lane: Lane, chunks: int) -> list[torch.Tensor]:
     outs = all_gather_matmul(x_BtD, [_own(proj, proj.weight) for proj in projs], lane.group, chunks)
     return [out if proj.bias is None else out + _own(proj, proj.bias) for out, proj in zip(outs, projs, strict=True)]
 
