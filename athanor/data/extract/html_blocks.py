@@ -387,12 +387,16 @@ def _collect_code(element: Any, out: list[str]) -> None:
             out.append("\n")
         else:
             own_line = child.tag in BLOCK_TAGS
-            if own_line and out and not out[-1].endswith("\n"):
+            if own_line and _amid_line(out):
                 out.append("\n")
             _collect_code(child, out)
-            if own_line and not out[-1].endswith("\n"):
+            if own_line and _amid_line(out):
                 out.append("\n")
         out.append(child.tail or "")
+
+
+def _amid_line(out: list[str]) -> bool:
+    return not next((piece for piece in reversed(out) if piece), "\n").endswith("\n")
 
 
 def code_language(element: Any) -> str:

@@ -8,6 +8,7 @@ images, ``data-tex`` and its kin, images whose alternative text is TeX, pandoc's
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -235,7 +236,8 @@ def _script(element: Any) -> tuple[str, bool] | None:
     if kind.startswith("math/mml"):
         latex = _from_markup(text)
         return (latex, display or 'display="block"' in text) if latex else None
-    return text, display
+    # A script's text has no character references, but many generators escape it all the same; in TeX "&lt;" is nothing.
+    return re.sub(r"&(?:lt|gt|amp);", lambda found: unescape(found.group()), text), display
 
 
 def _container(element: Any) -> tuple[str, bool] | None:

@@ -37,7 +37,8 @@ def anchors(tokens: Tokens, n_tokens: int) -> tuple[U64, I64]:
     doc = np.searchsorted(tokens.offsets, at, side="right") - 1
     smallest = _sliding(hashes, window, np.minimum, np.uint64(2**64 - 1))
     whole = np.zeros(len(hashes), dtype=bool)  # windows that lie in one document
-    whole[: len(hashes) - window + 1] = doc[window - 1 :] == doc[: len(hashes) - window + 1]
+    n_windows = max(0, len(hashes) - window + 1)  # none where the whole batch is shorter than one
+    whole[:n_windows] = doc[window - 1 :] == doc[:n_windows]
     smallest[~whole] = 0
     # an n-gram is chosen where some window that holds it has it for its smallest
     reversed_ = _sliding(smallest[::-1], window, np.maximum, np.uint64(0))

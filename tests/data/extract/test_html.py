@@ -120,7 +120,7 @@ KATEX = (
         (KATEX.format(MATHML.format("")), "$x_{1}$"),
         (f'<span class="katex-display">{KATEX.format(ANNOTATED)}</span>', "$$x_1$$"),
         ('<script type="math/tex">x_1</script>', "$x_1$"),
-        ('<script type="math/tex; mode=display">x_1 &lt; 2</script>', "$$x_1 &lt; 2$$"),
+        ('<script type="math/tex; mode=display">x_1 &lt; 2</script>', "$$x_1 < 2$$"),
         (
             '<span class="MathJax_Preview">x</span><span class="MathJax" id="MathJax-1-Frame"><nobr>x1</nobr></span>'
             '<script type="math/tex">x_1</script>',
@@ -274,3 +274,10 @@ def test_random_bytes_never_crash() -> None:
             extract_html(raw, encoding=draw.choice([None, "gbk", "utf-8", "rot13", "utf-16"])).text.encode()
         except Unreadable:
             continue
+
+
+def test_lines_of_a_listing_that_are_elements_stay_lines() -> None:
+    lines = '<div class="line">x = 1</div><div class="line">  y = 2</div><div><br></div><div>z</div>'
+    page = f"<pre><code>{lines}</code></pre>"
+    text = extract_html(f"<article><h1>Listing</h1><p>{'Some words of prose. ' * 20}</p>{page}</article>").text
+    assert "```\nx = 1\n  y = 2\n\nz\n```" in text

@@ -159,6 +159,14 @@ def test_measures_do_not_depend_on_the_batch() -> None:
             assert (values.to_pylist() if hasattr(values, "to_pylist") else list(values))[0] == as_list[name][i]
 
 
+@pytest.mark.parametrize("n_tokens", [25, 30, 48, 49, 50])
+def test_a_batch_shorter_than_a_window_is_measured(n_tokens: int) -> None:
+    # A changed threshold lets one short document through, and only that one is measured.
+    step = SubstringDedup(SubstringDedupOptions(min_tokens=50))
+    columns = step.annotate(Docs.of([" ".join(f"w{i}" for i in range(n_tokens))]))
+    assert {len(column) for column in columns.values()} == {1}
+
+
 def test_empty_input(tmp_path: Path) -> None:
     assert len(run([], tmp_path)[1].kept) == 0
     assert len(run(["", "a", "   "], tmp_path)[1].kept) == 3
