@@ -28,10 +28,8 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """``F.linear``; its weight gradient by the kernel where that serves. x [..., I] → [..., O]."""
-    ours = x.dtype == weight_OI.dtype == torch.bfloat16 and x.device.type == "cpu" and x.dim() > 1
-    # other kinds of tensors have rules of their own
-    plain = type(x) is torch.Tensor and type(weight_OI) in (torch.Tensor, nn.Parameter)
-    if not ours or not plain or not products.serve():
+    ours = x.dtype == weight_OI.dtype == torch.bfloat16 and x.dim() > 1 and products.in_memory(x, weight_OI)
+    if not ours or not products.serve():
         return F.linear(x, weight_OI, bias_O)
     out: torch.Tensor = _Linear.apply(x, weight_OI)  # type: ignore[no-untyped-call]
     return out if bias_O is None else out + bias_O

@@ -38,17 +38,26 @@ def _multiplying() -> ctypes.CDLL | None:
 
 @torch.compiler.assume_constant_result
 def serve() -> bool:
-    """Whether this machine has the kernels for products; compiled code takes the answer as it is."""
-    return _multiplying() is not None
+    """Whether the kernels for products serve here and now; compiled code takes the answer as it is.
+
+    They step aside while a dispatch mode is on, for it is there to see PyTorch's operators (counters, trackers, what
+    selective recomputation saves).
+    """
+    return _multiplying() is not None and not torch._C._len_torch_dispatch_stack()
+
+
+def in_memory(*tensors: torch.Tensor) -> bool:
+    """Whether these are ordinary tensors in this machine's memory: a dry run's have no memory at all, a DTensor has its
+    own rules."""
+    return all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" for x in tensors)
 
 
 def kernels_for(*operands: torch.Tensor) -> ctypes.CDLL | None:
     """The kernels for products, if these matrices are of their kind and this machine can run them."""
-    fit = all(
-        x.dtype == torch.bfloat16 and x.device.type == "cpu" and not x.shape[1] % _WIDTH_STEP and x.numel()
-        for x in operands
+    fit = in_memory(*operands) and all(
+        x.dtype == torch.bfloat16 and not x.shape[1] % _WIDTH_STEP and x.numel() for x in operands
     )
-    return _multiplying() if fit else None
+    return _multiplying() if fit and serve() else None
 
 
 def _sizes(n: int, weight_OI: torch.Tensor) -> tuple[int, ...]:
@@ -97,7 +106,9 @@ def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -
 
     The logits are used up: the gradient may lie in their place.
     """
-    name = _CROSS_ENTROPY.get(logits_NV.dtype) if logits_NV.device.type == "cpu" and logits_NV.is_contiguous() else None
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    ours = in_memory(logits_NV, labels_N) and logits_NV.is_contiguous() and not watched
+    name = _CROSS_ENTROPY.get(logits_NV.dtype) if ours else None
     if name is not None and (kernels := library()) is not None:
         losses_N = torch.empty(len(labels_N))
         call(kernels[name], (labels_N.contiguous(),), (*logits_NV.shape, grad), (logits_NV, losses_N))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from athanor.model import products
 from athanor.model.linear import Linear, linear
@@ -120,6 +122,28 @@ def test_what_needs_no_gradient_gets_none_and_a_vector_passes() -> None:
     linear(x, weight).sum().backward()
     assert x.grad is not None and weight.grad is None
     assert linear(x[0], weight).shape == (96,)
+
+
+def test_a_dry_run_has_no_memory_to_read() -> None:
+    """Tensors that only have shapes go PyTorch's way, through every function."""
+    with FakeTensorMode():
+        for dtype in (torch.bfloat16, torch.float32):
+            grad, x, weight = (torch.empty(shape, dtype=dtype) for shape in ((64, 96), (64, 32), (96, 32)))
+            products.add_weight_grad(torch.empty(96, 32), grad, x)
+            products.input_grad(grad, weight, torch.empty_like(x))
+            losses, got = products.cross_entropy(grad, torch.zeros(64, dtype=torch.int64), grad=True)
+            assert losses.shape == (64,) and got.shape == grad.shape
+            linear(x, weight.requires_grad_()).sum().backward()
+            assert weight.grad is not None and weight.grad.shape == weight.shape
+
+
+def test_counters_see_the_products() -> None:
+    """A dispatch mode is there to see PyTorch's operators: the kernels step aside."""
+    grad, x, weight = draw(64, 32, 96)
+    weight.requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        linear(x.requires_grad_(), weight).backward(grad)
+    assert counter.get_total_flops() == 3 * 2 * 64 * 32 * 96
 
 
 def test_compiled_it_is_the_same() -> None:
