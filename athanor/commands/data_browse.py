@@ -29,10 +29,17 @@ def _table(title: str, head: list[str], rows: list[list[Any]]) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     for number, name in enumerate(head):
-        table.add_column(name, justify="right" if rows and isinstance(rows[0][number], int | float) else "left")
-    for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        if rows and isinstance(
+            rows[0][number], int | float
+        ):  # a figure is never cut: in a narrow terminal names are folded
+            widest = max(len(row[number]) for row in shown)
+            table.add_column(name, justify="right", min_width=widest, overflow="fold")
+        else:
+            table.add_column(name, overflow="fold")
+    for row in shown:
+        table.add_row(*row)
     Console(highlight=False).print(table, markup=False)
 
 
