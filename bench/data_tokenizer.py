@@ -1,6 +1,6 @@
 """Vocabularies for several domains, and tokenising: bytes a token against a BPE of the natural mixture, MB/s.
 
-    python bench/data_tokenizer.py [--quick] [--shared FOLDER] [--out bench/results/data_tokenizer.json]
+    python bench/data_tokenizer.py [--quick] [--shared FOLDER] [--sizes 32768 153376] [--out FILE.json]
 
 Vocabulary. Five domains of text; a tenth of the documents (by hash) is held out, and bytes a token are measured there.
 A *mixture* says which share of the natural text each domain is: 90 % one domain, the others as a crawl of the web has
@@ -316,6 +316,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small vocabularies, one mixture")
     parser.add_argument("--shared", type=Path, default=os.environ.get("ATHANOR_SHARED_DATA"))
+    parser.add_argument("--sizes", type=int, nargs="+", help="of the vocabularies, specials included")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shared = Path(args.shared) if args.shared else None
@@ -325,6 +326,7 @@ def main() -> int:
         print("no --shared folder: generated text, 8,192 tokens")
         texts = generated_texts(1 if args.quick else 10)
     sizes = (1000,) if args.quick else (32_768, 153_376) if shared is not None else (8_192,)
+    sizes = tuple(args.sizes or sizes)
     mixtures = list(MIXTURES)[: 1 if args.quick else None]
     result = measure(texts, sizes, mixtures, 1 if args.quick else 5)
     report(result)

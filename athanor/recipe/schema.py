@@ -71,6 +71,9 @@ class TokenizerRecipe(Strict):
         default=0.85, ge=0, le=1, description="union, balanced: 1 gives domains an equal say, 0 a say by their bytes"
     )
     weights: dict[str, float] = Field(default_factory=dict, description="union, balanced: a domain's say; default 1")
+    refine_rounds: int = Field(
+        default=0, ge=0, description="union: how often the tokens used least are exchanged for better ones"
+    )
     min_frequency: int = Field(default=2, ge=1, description="a pair must occur this often to become a token")
     digits: Literal["single", "three"] = Field(default="single", description="tokens of one digit, or of up to three")
     reserved: int = Field(default=0, ge=0, description="tokens <|reserved_0|> … kept free for later use")

@@ -63,6 +63,7 @@ def _settings(wanted: TokenizerRecipe, method: Any) -> Settings:
         reserved=wanted.reserved,
         balance=wanted.balance,
         weights=wanted.weights,
+        refine_rounds=wanted.refine_rounds,
     )
 
 

@@ -4,7 +4,8 @@
 ``balanced``  one BPE over counts scaled so that every domain has (nearly, see ``balance``) the same number of bytes.
 ``parity``    every merge serves the domain that is compressed worst so far (arXiv 2508.04796).
 ``union``     a vocabulary of its own for each domain, the lists united and de-duplicated; then merges are derived anew,
-              by BPE on balanced counts that may only make tokens of the union, and filled up to N. (Pangu Ultra,
+              by BPE on balanced counts that may only make tokens of the union, and filled up to N. With ``refine_rounds``
+              the tokens used least must then earn their places again. (Pangu Ultra,
               arXiv 2504.07866 §3.2, unites frequency lists of domains. Lists of *merges* cannot be united: they
               contradict one another, and tokens become unreachable.)
 """
@@ -24,7 +25,7 @@ from athanor.tokenizer.bpe import Learned, Progress, Rules, byte_ids, learn
 from athanor.tokenizer.chat import EOS, PAD
 from athanor.tokenizer.counts import PieceCounts
 from athanor.tokenizer.fast import BYTE_CHARACTERS
-from athanor.tokenizer.kernel import Int64s
+from athanor.tokenizer.kernel import Int32s, Int64s
 from athanor.tokenizer.pattern import Digits
 from athanor.tokenizer.tokenizer import Tokenizer
 from athanor.tokenizer.train import byte_level, special_tokens
@@ -35,6 +36,8 @@ _BYTES = 256
 #: The guard of ``_balanced``: rounds at most, the shortfall it lets pass, and a first guess of how bytes a token answer
 #: to a domain's say (a say e times as large gains this much of itself; from the second round on that is measured).
 _ROUNDS, _TOLERANCE, _ANSWER = 5, 0.001, 0.25
+#: Of all merges the share that a round of ``_refined`` puts up for exchange.
+_EXCHANGED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Settings:
     """What to train.
 
     ``weights``: a domain's say where domains are balanced (default 1 each); ``balance``: 1 gives every domain an equal
-    say, 0 a say by its bytes, between them a compromise (bytes to the power 1 − balance).
+    say, 0 a say by its bytes, between them a compromise (bytes to the power 1 − balance). ``refine_rounds``: how often
+    ``union`` exchanges the tokens used least for better ones (1 is enough: a second round finds next to nothing).
     """
 
     vocab_size: int
@@ -51,6 +55,7 @@ class Settings:
     reserved: int = 0
     balance: float = 0.85
     weights: Mapping[str, float] = field(default_factory=dict)
+    refine_rounds: int = 0
 
     @property
     def specials(self) -> list[str]:
@@ -116,24 +121,77 @@ def _balanced(
     wanted = _balanced_bytes(pieces, settings, natural)
     lists = _own_vocabularies(pieces, rules, wanted) if settings.method == "union" and len(wanted) > 1 else {}
     guarded = len(wanted) > 1 and not settings.weights and settings.balance > 0
+    dominant = max(wanted, key=natural.__getitem__, default="")
     reference: dict[str, int] = {}
     before: dict[str, tuple[float, int]] = {}
     for _ in range(_ROUNDS if guarded else 1):
         candidates = _candidates(pieces, lists, wanted, rules.max_merges)
         learned = learn(pieces, rules, weighted_scores(pieces, wanted), candidates, progress)
-        if not guarded or len(learned) < rules.max_merges:
+        if len(learned) < rules.max_merges:
             return learned
+        if not guarded:
+            break
         if not reference:
-            reference = _tokens(pieces, learn(pieces, rules, weighted_scores(pieces, natural)), settings)
-        now, dominant = _tokens(pieces, learned, settings), max(wanted, key=natural.__getitem__)
-        behind = [d for d in wanted if d != dominant and now[d] > reference[d] * (1 + _TOLERANCE)]
+            by_nature = _tokens(pieces, learn(pieces, rules, weighted_scores(pieces, natural)), settings)
+            reference = {d: by_nature[d] for d in wanted if d != dominant}
+        now = _tokens(pieces, learned, settings)
+        behind = [d for d, n in reference.items() if now[d] > n * (1 + _TOLERANCE)]
         if not behind:
-            return learned
+            break
         said = {d: (wanted[d], now[d]) for d in behind}
         for domain in behind:
             wanted[domain] *= _more_say(said[domain], before.get(domain), reference[domain])
         before = said
+    if not lists or not settings.refine_rounds:
+        return learned
+    return _refined(pieces, settings, rules, learned, wanted, reference, progress)
+
+
+def _refined(
+    pieces: PieceCounts,
+    settings: Settings,
+    rules: Rules,
+    learned: Learned,
+    wanted: Mapping[str, float],
+    reference: Mapping[str, int],
+    progress: Progress | None,
+) -> Learned:
+    """``learned`` with the tokens used least exchanged for better ones; itself where that is no gain.
+
+    A token of the union was worth its place in a domain's own vocabulary; among the tokens of all it may be rare.
+    The most used stay candidates, the others come back only where a pair is worth a token now (the steps of a longer
+    token's merges do: their pairs stay frequent). ``reference``: the tokens that the natural mixture would need, of all
+    domains but the largest. With it, these first share their say evenly (of all ways to share it that is the best for
+    the harmonic mean over domains, which must gain, and the largest keeps its part of the whole); where one of them
+    would fall behind, the guard's say stands. Without it the say was set by hand, and what it weighs must gain.
+    """
+    goal = dict.fromkeys(wanted, 1.0) if reference else wanted
+    n_bytes = dict(zip(pieces.domains, pieces.n_bytes.tolist(), strict=True))
+
+    def cost(tokens: Mapping[str, int]) -> float:
+        return sum(goal[d] * tokens[d] / n_bytes[d] for d in wanted if n_bytes[d])
+
+    before = _tokens(pieces, learned, settings)
+    even = sum(wanted[d] for d in reference) / max(len(reference), 1)
+    for say in ({**wanted, **dict.fromkeys(reference, even)}, wanted) if reference else (wanted,):
+        scores, made = weighted_scores(pieces, say), learned
+        for _ in range(settings.refine_rounds):
+            made = learn(pieces, rules, scores, _most_used(pieces, made, scores, settings), progress)
+        if len(made) < rules.max_merges:
+            continue
+        now = _tokens(pieces, made, settings)
+        fair = all(now[d] <= max(before[d], n * (1 + _TOLERANCE)) for d, n in reference.items())
+        if fair and cost(now) < cost(before):
+            return made
     return learned
+
+
+def _most_used(pieces: PieceCounts, learned: Learned, scores: Int64s, settings: Settings) -> set[bytes]:
+    """The learned tokens without those that the (scored) pieces, encoded, hold least often."""
+    ids, lengths = _encoded(pieces, learned, settings)
+    first = learned.first_specials + _BYTES
+    use = np.bincount(ids, weights=np.repeat(scores, lengths), minlength=first + len(learned))[first:]
+    return {token for token, kept in zip(learned.tokens(), use >= np.quantile(use, _EXCHANGED), strict=True) if kept}
 
 
 def _more_say(now: tuple[float, int], before: tuple[float, int] | None, wanted_tokens: int) -> float:
@@ -147,10 +205,16 @@ def _more_say(now: tuple[float, int], before: tuple[float, int] | None, wanted_t
 
 def _tokens(pieces: PieceCounts, learned: Learned, settings: Settings) -> dict[str, int]:
     """How many tokens each domain's pieces make."""
-    tokenizer = build(learned, settings.specials, pieces.digits)
-    texts = [piece.decode() for piece in pieces.pieces()]
-    lengths = np.array([len(ids) for ids in tokenizer.encode_batch_to_arrays(texts)], dtype=np.int64)
+    lengths = _encoded(pieces, learned, settings)[1]
     return dict(zip(pieces.domains, (lengths @ pieces.counts).tolist(), strict=True))
+
+
+def _encoded(pieces: PieceCounts, learned: Learned, settings: Settings) -> tuple[Int32s, Int64s]:
+    """(ids, lengths): the distinct pieces' ids end to end, and how many each piece has."""
+    tokenizer = build(learned, settings.specials, pieces.digits)
+    encoded = tokenizer.encode_batch_to_arrays([piece.decode() for piece in pieces.pieces()])
+    lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+    return np.concatenate([np.zeros(0, dtype=np.int32), *encoded]), lengths
 
 
 def _own_vocabularies(pieces: PieceCounts, rules: Rules, wanted: Mapping[str, float]) -> dict[str, Learned]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,30 @@ def test_no_domain_but_the_largest_pays_for_a_smaller_one(docs: Docs) -> None:
     assert by_hand["chinese"] < by_nature["chinese"] * 0.97  # else this corpus would show nothing
     assert by_nature["chinese"] * 0.998 < guarded["chinese"] < by_nature["chinese"] * 1.1
     assert guarded["code"] > by_nature["code"] and guarded["english"] > by_hand["english"] * 0.9
+
+
+def weighed_tokens(tokenizer: Tokenizer, docs: Docs) -> float:
+    """Tokens a byte, summed over domains: the reciprocal of the harmonic mean of bytes a token."""
+    domains = dict.fromkeys(domain for domain, _ in docs)
+    texts = {d: [t for domain, t in docs if domain == d] for d in domains}
+    return sum(1 / fit(tokenizer, some).bytes_per_token for some in texts.values())
+
+
+@pytest.mark.parametrize("weights", [{}, {"code": 3.0}])
+def test_refining_exchanges_tokens_that_earn_too_little(docs: Docs, weights: dict[str, float]) -> None:
+    """Exactly as many, all reachable, lossless, and fewer tokens for the domains together than without."""
+    pieces = count_pieces(docs, "single/end")
+    plain = train_domains(pieces, Settings(500, weights=weights))
+    refined = train_domains(pieces, Settings(500, weights=weights, refine_rounds=1))
+    assert refined.fingerprint != plain.fingerprint
+    assert refined.vocab_size == refined.backend.get_vocab_size(with_added_tokens=True) == 500
+    assert unreachable(refined) == []
+    if not weights:
+        assert weighed_tokens(refined, docs) < weighed_tokens(plain, docs) * 0.999
+    assert all(refined.decode(refined.encode(text)) == text for _, text in docs[::5])
+    other_method = Settings(500, "balanced", weights=weights)
+    unrefined = train_domains(pieces, replace(other_method, refine_rounds=1))
+    assert train_domains(pieces, other_method).fingerprint == unrefined.fingerprint
 
 
 def test_natural_bytes_undo_what_was_read_in_other_shares(docs: Docs, pieces: PieceCounts) -> None:
