@@ -4,8 +4,8 @@
 ``balanced``  one BPE over counts scaled so that every domain has (nearly, see ``balance``) the same number of bytes.
 ``parity``    every merge serves the domain that is compressed worst so far (arXiv 2508.04796).
 ``union``     a vocabulary of its own for each domain, the lists united and de-duplicated; then merges are derived anew,
-              by BPE on balanced counts that may only make tokens of the union, and filled up to N. With ``refine_rounds``
-              the tokens used least must then earn their places again. (Pangu Ultra,
+              by BPE on balanced counts that may only make tokens of the union, and filled up to N. With
+              ``refine_rounds`` the tokens used least must then earn their places again. (Pangu Ultra,
               arXiv 2504.07866 §3.2, unites frequency lists of domains. Lists of *merges* cannot be united: they
               contradict one another, and tokens become unreachable.)
 """
