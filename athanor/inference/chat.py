@@ -54,11 +54,18 @@ def ui_language(lang: str | None = None) -> Lang:
 class Conversation:
     """Messages so far, and the model's turn.
 
-    ``forgotten``: how many old messages the last turn left out; ``cut``: its answer ran into ``max_new_tokens`` or the
-    end of the context.
+    ``memory`` False: every turn begins a new conversation. ``forgotten``: how many old messages the last turn left out;
+    ``cut``: its answer ran into ``max_new_tokens`` or the end of the context.
     """
 
-    def __init__(self, speaker: Speaker, sampling: Sampling, max_new_tokens: int, system: str | None = None) -> None:
+    def __init__(
+        self,
+        speaker: Speaker,
+        sampling: Sampling,
+        max_new_tokens: int,
+        system: str | None = None,
+        memory: bool = True,
+    ) -> None:
         if not speaker.tokenizer.has_chat:
             raise AthanorError(
                 "this model's vocabulary has no chat tokens", where="chat", fix="use `athanor generate` with --prompt"
@@ -66,6 +73,7 @@ class Conversation:
         self.speaker, self.sampling, self.max_new_tokens = speaker, sampling, max_new_tokens
         self.opening = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, str]] = []
+        self.memory = memory
         self.forgotten = 0
         self.cut = False
         self._turns = 0
@@ -77,6 +85,8 @@ class Conversation:
 
     def reply(self, text: str) -> Iterator[str]:
         """Stream the answer to ``text``. Both join the conversation; a question that cannot be read does not."""
+        if not self.memory:
+            self.reset()
         asked = {"role": "user", "content": text}
         speaker = self.speaker
         prompt = self._prompt([*self.messages, asked])

@@ -105,6 +105,9 @@ def chat(
     max_new_tokens: MaxNew = 256,
     seed: Seed = 0,
     device: Device = None,
+    memory: Annotated[
+        bool, typer.Option(help="Whether a turn sees those before it; a small model may know none.")
+    ] = True,
 ) -> None:
     """Talk with a model. /reset starts over, /exit leaves. Lines on stdin work too (one turn a line)."""
     from athanor.inference.chat import Conversation, chat_loop, ui_language
@@ -112,7 +115,7 @@ def chat(
 
     language = ui_language(lang)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    conversation = Conversation(_open(model, device), sampling, max_new_tokens, system)
+    conversation = Conversation(_open(model, device), sampling, max_new_tokens, system, memory)
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (importing it gives `input` history and line editing)

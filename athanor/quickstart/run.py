@@ -64,7 +64,7 @@ def run_quickstart(
     recipe = quickstart_recipe(text, overrides)
     line = _Line(out, recipe)
     if line.finished:
-        typer.echo(f"done already: {out / 'report.html'}\ntalk to it: athanor chat {out / 'rl' / 'model'}")
+        typer.echo(f"done already: {out / 'report.html'}\ntalk to it: athanor chat --no-memory {out / 'rl' / 'model'}")
         return out / "rl" / "model"
     corpus = line.stage("corpus", lambda: build_corpus(recipe, out / "corpus", say=say))
     tokenizer = line.stage("tokenizer", lambda: train_tokenizer_from_corpus(recipe, corpus, out / "tokenizer", say=say))
@@ -87,7 +87,7 @@ def run_quickstart(
     write_summary(recipe, out, line.wall_s)
     page = write_report(out)
     line.finish()
-    typer.echo(f"\nreport:     {page}\ntalk to it: athanor chat {final}")
+    typer.echo(f"\nreport:     {page}\ntalk to it: athanor chat --no-memory {final}")
     return final
 
 

@@ -76,6 +76,14 @@ def test_turns_follow_the_chat_template(speaker: Speaker) -> None:
     assert "".join(talk.reply("hi")) == first
 
 
+def test_without_memory_every_turn_is_the_first(speaker: Speaker) -> None:
+    talk = Conversation(speaker, GREEDY, 6, memory=False)
+    first = "".join(talk.reply("the cat"))
+    list(talk.reply("hi"))
+    assert "".join(talk.reply("the cat")) == first
+    assert [message["content"] for message in talk.messages] == ["the cat", first]
+
+
 def test_old_turns_are_left_out_and_counted(speaker: Speaker) -> None:
     talk = Conversation(speaker, GREEDY, 8)
     for _ in range(12):
