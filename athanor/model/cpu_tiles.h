@@ -137,13 +137,13 @@ inline void pack_across(const Matrix& x, int64_t column, int64_t n, int64_t k0, 
     }
 }
 
-// c [32][32] (+)= left · right over `k` tiles. Tiles of one row (column) of a panel are `left_step` (`right_step`) bytes
-// apart, their rows `left_stride` (`right_stride`) bytes; `a1` and `b1` are the second rows of tiles.
+// Two rows (of a right operand: columns) of tiles: along k they are `step` bytes apart, the lines of each `stride` bytes.
 struct Operand {
   const void *first, *second;
   int64_t step, stride;
 };
 
+// c [32][32] (+)= left · right over `k` tiles
 inline void multiply(const Operand& left, const Operand& right, int64_t k, bool add, float* c, int64_t ld_c) {
   const int64_t ld = ld_c * static_cast<int64_t>(sizeof(float));
   float *c01 = c + 16, *c10 = c + 16 * ld_c, *c11 = c10 + 16;
@@ -177,7 +177,7 @@ inline void multiply(const Operand& left, const Operand& right, int64_t k, bool 
   _tile_stored(3, c11, ld);
 }
 
-// The same for two panels: the operand that begins with tile column `at / 16` of a panel `k` tiles deep.
+// The operand that begins with row (column) `at` of a panel `k` tiles deep
 inline Operand in_panel(const Bits* panel, int64_t at, int64_t k) {
   const Bits* first = panel + at / 16 * k * kTile;
   return {first, first + k * kTile, kTile * 2, 64};

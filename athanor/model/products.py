@@ -36,6 +36,11 @@ def _multiplying() -> ctypes.CDLL | None:
     return found if found is not None and found.athanor_products_available() else None
 
 
+def _watched() -> bool:
+    """Whether a dispatch mode is on."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 @torch.compiler.assume_constant_result
 def serve() -> bool:
     """Whether the kernels for products serve here and now; compiled code takes the answer as it is.
@@ -43,7 +48,7 @@ def serve() -> bool:
     They step aside while a dispatch mode is on, for it is there to see PyTorch's operators (counters, trackers, what
     selective recomputation saves).
     """
-    return _multiplying() is not None and not torch._C._len_torch_dispatch_stack()
+    return _multiplying() is not None and not _watched()
 
 
 def in_memory(*tensors: torch.Tensor) -> bool:
@@ -106,8 +111,7 @@ def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -
 
     The logits are used up: the gradient may lie in their place.
     """
-    watched = torch._C._len_torch_dispatch_stack() > 0
-    ours = in_memory(logits_NV, labels_N) and logits_NV.is_contiguous() and not watched
+    ours = in_memory(logits_NV, labels_N) and logits_NV.is_contiguous() and not _watched()
     name = _CROSS_ENTROPY.get(logits_NV.dtype) if ours else None
     if name is not None and (kernels := library()) is not None:
         losses_N = torch.empty(len(labels_N))
