@@ -72,7 +72,7 @@ class TokenizerRecipe(Strict):
     )
     weights: dict[str, float] = Field(default_factory=dict, description="union, balanced: a domain's say; default 1")
     refine_rounds: int = Field(
-        default=0, ge=0, description="union: how often the tokens used least are exchanged for better ones"
+        default=1, ge=0, description="union: how often the tokens used least are exchanged for better ones"
     )
     min_frequency: int = Field(default=2, ge=1, description="a pair must occur this often to become a token")
     digits: Literal["single", "three"] = Field(default="single", description="tokens of one digit, or of up to three")

@@ -4,8 +4,8 @@
 ``balanced``  one BPE over counts scaled so that every domain has (nearly, see ``balance``) the same number of bytes.
 ``parity``    every merge serves the domain that is compressed worst so far (arXiv 2508.04796).
 ``union``     a vocabulary of its own for each domain, the lists united and de-duplicated; then merges are derived anew,
-              by BPE on balanced counts that may only make tokens of the union, and filled up to N. With
-              ``refine_rounds`` the tokens used least must then earn their places again. (Pangu Ultra,
+              by BPE on balanced counts that may only make tokens of the union, and filled up to N. The
+              tokens used least must then earn their places again (``refine_rounds``). (Pangu Ultra,
               arXiv 2504.07866 §3.2, unites frequency lists of domains. Lists of *merges* cannot be united: they
               contradict one another, and tokens become unreachable.)
 """
@@ -46,7 +46,7 @@ class Settings:
 
     ``weights``: a domain's say where domains are balanced (default 1 each); ``balance``: 1 gives every domain an equal
     say, 0 a say by its bytes, between them a compromise (bytes to the power 1 − balance). ``refine_rounds``: how often
-    ``union`` exchanges the tokens used least for better ones (1 is enough: a second round finds next to nothing).
+    ``union`` exchanges the tokens used least for better ones (0 never; a second round finds next to nothing).
     """
 
     vocab_size: int
@@ -55,7 +55,7 @@ class Settings:
     reserved: int = 0
     balance: float = 0.85
     weights: Mapping[str, float] = field(default_factory=dict)
-    refine_rounds: int = 0
+    refine_rounds: int = 1
 
     @property
     def specials(self) -> list[str]:
