@@ -143,8 +143,10 @@ def _build_curated(recipe: Recipe, out: Path, origin: str, say: Say, replace: bo
     say(f"corpus: report in {out / 'report.html'}")
     if report["failures"]:
         name, why = next(iter(report["failures"].items()))
+        n_failed = len(report["failures"])
+        told = "One job failed" if n_failed == 1 else f"{n_failed} jobs failed, the first"
         raise AthanorError(
-            f"{len(report['failures'])} jobs failed; the corpus holds what the others gave. The first: {name}: {why}",
+            f"{told}: {name}: {why}. The corpus holds what the others gave",
             where=str(out),
             fix="mend the cause and run again: only what is missing is done",
         )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from athanor.model.config import ModelConfig, Strict
 from athanor.parallel.plan import ParallelPlan
 from athanor.recipe.mixing import MixtureKey, OrderRecipe, ReweightRecipe, WeightingRecipe
 from athanor.recipe.steps import StepOptions
+from athanor.recipe.steps.clean import RepetitionOptions
 from athanor.recipe.synthesis import SynthesisOptions
 
 Precision = Literal["auto", "fp32", "bf16"]
+#: Kinds of sources that generate tasks with their solutions.
+_GENERATED_TASKS = ("arithmetic", "synthesis")
 
 
 class SourceRecipe(Strict):
@@ -53,6 +56,19 @@ class DataRecipe(Strict):
     part_bytes: int = Field(default=16_000_000, gt=0, description="text that one worker holds at a time")
     workers: int = Field(default=0, ge=0, description="processes of the pipeline; 0: one a core. Never changes results")
     engine: Literal["local", "datatrove"] = Field(default="local", description="who runs the pipeline's jobs")
+
+    @field_validator("steps")
+    @classmethod
+    def _generated_tasks_may_repeat(cls, steps: list[StepOptions], info: ValidationInfo) -> list[StepOptions]:
+        """``repetition`` leaves generated tasks alone unless it is told what to skip."""
+        sources: dict[str, SourceRecipe] = info.data.get("sources", {})
+        tasks = tuple(sorted(name for name, source in sources.items() if source.kind in _GENERATED_TASKS))
+        return [
+            step.model_copy(update={"skip_sources": tasks})
+            if isinstance(step, RepetitionOptions) and step.skip_sources is None
+            else step
+            for step in steps
+        ]
 
 
 class TokenizerRecipe(Strict):

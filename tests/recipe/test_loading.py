@@ -213,3 +213,20 @@ def test_pangu_ultra_is_the_published_run():
     assert [stage.rope_theta for stage in recipe.train.stages] == [1e4, 1e4, 1e5, 1e5, 1.6e6, 2.56e7]
     for stage in recipe.train.stages:
         assert sum(stage.mixture.values()) == 100
+
+
+def test_generated_tasks_are_not_judged_for_repetition_unless_a_recipe_says_so() -> None:
+    text = """data:
+  steps: [{step: repetition}, {step: repetition, skip_sources: []}, {step: repetition, skip_sources: [web]}]
+  sources:
+    web: {paths: [web]}
+    tasks: {kind: synthesis, documents: 5}
+    sums: {kind: arithmetic, documents: 5}
+    library: {kind: stdlib}
+"""
+    recipe = load_text(text)
+    assert [step.skip_sources for step in recipe.data.steps] == [("sums", "tasks"), (), ("web",)]  # type: ignore[union-attr]
+    shown = dump(recipe)
+    assert "- sums\n    - tasks" in shown and load_text(shown) == recipe
+    without = load_text("data: {sources: {web: {paths: [web]}}, steps: [{step: repetition}]}")
+    assert without.data.steps[0].skip_sources == ()  # type: ignore[union-attr]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from athanor.data.pipeline.figures import histograms, tables
 from athanor.files import write_atomic
 from athanor.recipe.source import to_yaml
 from athanor.report.html import duration, render_page
-from athanor.report.svg import Axes, Series, Text, line_chart, number, row_chart
+from athanor.report.svg import Text, number, row_chart
 
 _FLOW: list[Text] = [
     ("documents in", "输入文档"),
@@ -48,8 +48,8 @@ def view(report: Mapping[str, Any], name: str) -> dict[str, Any]:
         "by": [_by(tally, names, title, at) for title, at in _LABELS] if names else [],
         "reading": _reading(report["sources"]),
         "reasons": _reasons(tally, flows),
-        "figure_charts": [(n, Markup(svg)) for n, svg in _histograms(report["figures"])],
-        "figures": {n: json.dumps(v, ensure_ascii=False, indent=1) for n, v in report["figures"].items()},
+        "figure_charts": [(n, Markup(svg)) for n, svg in histograms(report["figures"])],
+        "figures": tables(report["figures"]),
         "samples": [_samples(step, tally["samples"].get(step, {})) for step in names],
         "options": to_yaml([{"step": s["name"], **s["options"]} for s in report["steps"]]),
     }
@@ -163,27 +163,6 @@ def _reasons(tally: Mapping[str, Any], flows: Mapping[str, Sequence[int]]) -> di
         for reason, (documents, n_bytes) in sorted(tally["reasons"].get(step, {}).items(), key=lambda kv: -kv[1][0])
     ]
     return {"head": [("reason", "原因"), ("documents", "文档"), ("of its input", "占输入"), ("MB", "MB")], "rows": rows}
-
-
-def _histograms(figures: Mapping[str, Any], trail: str = "") -> list[tuple[str, str]]:
-    """Every ``{"range": […], "bins": n, "documents": {domain: counts}}`` among the steps' figures, drawn."""
-    found: list[tuple[str, str]] = []
-    for name, value in figures.items():
-        if not isinstance(value, Mapping):
-            continue
-        path = f"{trail} {name}".strip()
-        if {"range", "bins", "documents"} <= value.keys():
-            low, high = value["range"]
-            width = (high - low) / value["bins"]
-            axes = Axes((path, path), (name, name), ("documents", "文档"), zero_y=True, height=220)
-            lines = [
-                Series((domain, domain), [(low + (i + 0.5) * width, n) for i, n in enumerate(counts)], color)
-                for color, (domain, counts) in enumerate(value["documents"].items())
-            ]
-            found.append((path, line_chart(axes, lines)))
-        else:
-            found += _histograms(value, path)
-    return found
 
 
 def _samples(step: str, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,11 +47,11 @@ class Repetition(Step):
 
     def compute_key(self) -> Any:
         """Which documents are measured, and the sizes of n-grams."""
-        return [1, list(self.options.skip_domains), list(self.options.skip_sources), self._grams]
+        return [1, list(self.options.skip_domains), list(self.options.skip_sources or ()), self._grams]
 
     def annotate(self, docs: Docs) -> Columns:
         """All shares; null in skipped domains and sources."""
-        chosen = outside(docs, self.options.skip_domains) & outside(docs, self.options.skip_sources, "source")
+        chosen = outside(docs, self.options.skip_domains) & outside(docs, self.options.skip_sources or (), "source")
         return on_subset(docs, chosen, self._measure, self.fields)
 
     def _measure(self, docs: Docs) -> Columns:

@@ -79,8 +79,9 @@ class RepetitionOptions(Strict):
 
     step: Literal["repetition"] = "repetition"
     skip_domains: tuple[str, ...] = ("code",)
-    #: sources that are not judged, such as generated tasks: a short text repeats itself by its nature
-    skip_sources: tuple[str, ...] = ()
+    #: sources that are not judged (null: those whose tasks are generated, which a recipe fills in by their ``kind``):
+    #: a short task with its solution repeats itself by its nature
+    skip_sources: tuple[str, ...] | None = None
     max_dup_lines: Share | None = 0.3
     max_dup_paragraphs: Share | None = 0.3
     max_dup_line_chars: Share | None = 0.2
