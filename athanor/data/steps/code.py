@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from athanor.data.steps.base import Columns, Docs, Step, Verdict
-from athanor.data.steps.licences import licence_of
+from athanor.data.steps.licences import licence_of, permits
 from athanor.data.steps.prose import unfenced, unfenced_text
 from athanor.data.steps.rules import Mask, Rules, on_subset, outside, paths, share, suffix
 from athanor.data.steps.words import char_counts, line_counts, word_counts
@@ -121,7 +121,7 @@ class Code(Step):
 
     def compute_key(self) -> Any:
         """Which documents are measured."""
-        return [1, list(self.options.domains)]
+        return [2, list(self.options.domains)]
 
     def annotate(self, docs: Docs) -> Columns:
         """Figures of code, null for other documents."""
@@ -153,8 +153,11 @@ class Code(Step):
         rules.below("letters", options.min_letters, "code with few letters", "of characters")
         rules.below("space", options.min_space, "code without spaces", "of characters")
         if options.licences is not None:
-            wanted, measured = set(options.licences), ~np.isnan(rules.figures("lines"))
-            refused = [not (options.keep_unlicensed if value is None else value in wanted) for value in told["licence"]]
+            wanted, measured = options.licences, ~np.isnan(rules.figures("lines"))
+            held = {None: options.keep_unlicensed} | {
+                name: permits(name, wanted) for name in {*told["licence"]} - {None}
+            }
+            refused = [not held[value] for value in told["licence"]]
             unwanted = measured & np.array(refused, dtype=bool)
             rules.flagged(unwanted, lambda i: f"licence not wanted: {told['licence'][i]}")
         return Verdict(rules.reasons(len(docs)))

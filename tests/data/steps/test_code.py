@@ -11,7 +11,7 @@ import pytest
 
 from athanor.data.steps.base import Docs, run_in_memory
 from athanor.data.steps.code import Code, look_like_code, looks_like_code
-from athanor.data.steps.licences import licence_of
+from athanor.data.steps.licences import licence_of, permits
 from athanor.recipe.steps.clean import CodeOptions
 
 PYTHON = '''"""Small helpers."""
@@ -170,3 +170,37 @@ More text here.
 def test_what_looks_like_code(text: str, code: bool):
     assert looks_like_code(text) is code
     assert look_like_code(Docs.of([text, PROSE])).tolist() == [code, False]
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [
+        ("MIT", True),
+        ("mit", True),
+        ("MIT License", True),
+        ("Apache License 2.0", True),
+        ("Apache License, Version 2.0", True),
+        ("GPL-3.0-only", False),
+        ("GPL-2.0-or-later WITH Classpath-exception-2.0", False),
+        ("GPL-2.0-only OR MIT", True),
+        ("MIT AND GPL-3.0-or-later", False),
+        ("MIT AND Apache-2.0", True),
+        ("GPL-3.0-only AND (MIT OR Apache-2.0)", False),
+        ("MIT AND (GPL-3.0-only OR Apache-2.0)", True),
+        ("GPL-2.0 OR MIT AND GPL-3.0", False),  # AND binds more tightly
+        ("LGPL-2.1-or-later", True),
+        ("LGPL-2.1+", True),
+        ("MIT OR", True),
+        ("(", False),
+    ],
+)
+def test_spdx_expressions(told: str, held: bool):
+    assert permits(told, ("MIT", "Apache-2.0", "LGPL-2.1")) == held
+
+
+def test_the_whole_expression_of_a_tag_and_lists_in_meta():
+    assert licence_of("// SPDX-License-Identifier: GPL-2.0-only OR MIT\nint x;") == "GPL-2.0-only OR MIT"
+    assert licence_of("/* SPDX-License-Identifier: (MIT AND Apache-2.0) */") == "(MIT AND Apache-2.0)"
+    assert licence_of("x", json.dumps({"license": ["MIT", "GPL-3.0"]})) == "MIT AND GPL-3.0"
+    both = "# SPDX-License-Identifier: MIT AND GPL-3.0-only\n" + C_CODE
+    assert reason(both, licences=("MIT",)) == "licence not wanted: MIT AND GPL-3.0-only"
