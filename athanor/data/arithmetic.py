@@ -252,16 +252,29 @@ def documents(n: int, seed: int, split: Split = "train", options: dict[str, Any]
 def conversations(
     n: int, seed: int, split: Split = "sft", options: dict[str, Any] | None = None
 ) -> Iterator[list[dict[str, str]]]:
-    """``n`` question–answer conversations. Option ``short_share``: how many answers come without steps (default 0.5).
+    """Conversations that hold ``n`` questions in all.
 
-    People's answers differ in style; the short ones are right but teach no method. Outcome-based RL has to find out
-    which style earns the reward.
+    Options: ``short_share``, how many answers come without steps (default 0.5): people's answers differ in style; the
+    short ones are right but teach no method, and outcome-based RL has to find out which style earns the reward.
+    ``max_turns`` (default 1): a conversation has one to that many questions, in any order of kinds and languages, so
+    that the model learns to answer the last one.
     """
     opts = dict(options or {})
-    short_share = float(opts.pop("short_share", 0.5))
-    if opts or not 0 <= short_share <= 1:
-        raise AthanorError(f"bad options {options}", where="arithmetic", fix="short_share, a number from 0 to 1")
-    rng = random.Random(f"style:{seed}:{split}")
-    for p in questions(n, seed, split):
-        answer = p.short() if rng.random() < short_share else p.worked()
-        yield [{"role": "user", "content": p.question}, {"role": "assistant", "content": answer}]
+    short_share, max_turns = float(opts.pop("short_share", 0.5)), int(opts.pop("max_turns", 1))
+    if opts or not 0 <= short_share <= 1 or max_turns < 1:
+        fix = "short_share, a number from 0 to 1; max_turns, at least 1"
+        raise AthanorError(f"bad options {options}", where="arithmetic", fix=fix)
+    style, order = random.Random(f"style:{seed}:{split}"), random.Random(f"turns:{seed}:{split}")
+    problems = questions(n, seed, split)
+    if max_turns > 1:
+        order.shuffle(problems)
+    talk: list[dict[str, str]] = []
+    turns = order.randint(1, max_turns)
+    for problem in problems:
+        answer = problem.short() if style.random() < short_share else problem.worked()
+        talk += [{"role": "user", "content": problem.question}, {"role": "assistant", "content": answer}]
+        if len(talk) == 2 * turns:
+            yield talk
+            talk, turns = [], order.randint(1, max_turns)
+    if talk:
+        yield talk

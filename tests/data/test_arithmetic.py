@@ -79,6 +79,26 @@ def test_documents_show_their_work_and_conversations_mix_styles() -> None:
     assert 60 <= short <= 140  # 100 expected, standard deviation 8.7
 
 
+def test_conversations_of_several_turns_hold_each_question_once() -> None:
+    talks = list(conversations(300, 0, "sft", {"max_turns": 3}))
+    asked = [message["content"] for talk in talks for message in talk[::2]]
+    assert sorted(asked) == sorted(p.question for p in questions(300, 0, "sft"))
+    assert {len(talk) for talk in talks} == {2, 4, 6}
+    assert all([m["role"] for m in talk] == ["user", "assistant"] * (len(talk) // 2) for talk in talks)
+    answer_of = {p.question: p.short() for p in questions(300, 0, "sft")}
+    assert all(
+        answer["content"].endswith(answer_of[asked["content"]])
+        for talk in talks
+        for asked, answer in zip(talk[::2], talk[1::2], strict=True)
+    )
+    mixed = sum(
+        asked.isascii() != other.isascii()
+        for asked, other in ((t[0]["content"], t[2]["content"]) for t in talks if len(t) > 2)
+    )
+    assert mixed > 40  # English after Chinese and the other way round, too
+    assert [len(talk) for talk in conversations(50, 0)] == [2] * 50
+
+
 def test_sheets_of_sums_are_right_and_take_their_share() -> None:
     made = list(documents(200, 0, options={"drill_share": 0.4, "drill_lines": 5}))
     sheets = [d for d in made if d.language == "und"]
@@ -97,8 +117,9 @@ def test_bad_asks_are_named() -> None:
     for bad in ({"drillshare": 1}, {"drill_share": 2}, {"drill_lines": 0}):
         with pytest.raises(AthanorError, match="drill_share"):
             list(documents(1, 0, options=bad))
-    with pytest.raises(AthanorError, match="short_share"):
-        list(conversations(1, 0, options={"short_share": 2}))
+    for bad in ({"short_share": 2}, {"max_turns": 0}):
+        with pytest.raises(AthanorError, match="short_share"):
+            list(conversations(1, 0, options=bad))
 
 
 def _ask_for_more_than_there_are() -> None:
