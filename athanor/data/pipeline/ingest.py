@@ -190,6 +190,22 @@ def _file_items(file: InputFile, source: SourceRecipe, data: DataRecipe) -> Iter
         yield Dropped(file.name, f"damaged: {what}")
 
 
+def row_of(document: Document, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the values of ``SCHEMA`` that a document is for the steps, its meta)."""
+    meta = json.loads(clean(json.dumps(document.meta, ensure_ascii=False, default=str)))
+    url = meta.get("url")
+    values = {
+        "id": clean(document.id),
+        "text": document.text,
+        "domain": document.domain,
+        "language": document.language,
+        "source": source,
+        "url": url if isinstance(url, str) else None,
+        "meta": json.dumps(meta, ensure_ascii=True, sort_keys=True),
+    }
+    return values, meta
+
+
 class _PartWriter:
     """Collects documents into parts of about ``part_bytes``."""
 
@@ -207,18 +223,8 @@ class _PartWriter:
             return
         if self._size and self._size + n_bytes > self._limit:
             self.flush()
-        meta = json.loads(clean(json.dumps(document.meta, ensure_ascii=False, default=str)))
-        url = meta.get("url")
+        values, meta = row_of(document, self._unit.source)
         kind = str(meta.get("format", "rows"))
-        values = {
-            "id": clean(document.id),
-            "text": document.text,
-            "domain": document.domain,
-            "language": document.language,
-            "source": self._unit.source,
-            "url": url if isinstance(url, str) else None,
-            "meta": json.dumps(meta, ensure_ascii=True, sort_keys=True),
-        }
         for name, value in values.items():
             self._columns[name].append(value)
         self._own_ids.append(meta.get("id"))

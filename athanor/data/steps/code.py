@@ -121,7 +121,7 @@ class Code(Step):
 
     def compute_key(self) -> Any:
         """Which documents are measured."""
-        return [2, list(self.options.domains)]
+        return [3, list(self.options.domains)]
 
     def annotate(self, docs: Docs) -> Columns:
         """Figures of code, null for other documents."""

@@ -63,7 +63,7 @@ class Language(Step):
     def compute_key(self) -> Any:
         """The model, what it reads and which documents are left out."""
         options = self.options
-        return [1, version("py3langid"), list(options.code_domains), options.min_letters, options.sample_bytes]
+        return [2, version("py3langid"), list(options.code_domains), options.min_letters, options.sample_bytes]
 
     def prepare(self) -> None:
         """Loads the model."""
@@ -75,11 +75,12 @@ class Language(Step):
         return on_subset(docs, prose, self._measure, self.fields)
 
     def apply(self, docs: Docs, columns: Columns) -> Verdict:
-        """Languages as told with enough confidence; reasons for those not wanted."""
+        """Languages as told with enough confidence, else as the source says; reasons for those not wanted."""
         options, rules = self.options, Rules(columns)
         told = pa.array(columns["language"]).to_pylist()
         sure = rules.figures("confidence") >= options.min_confidence
-        found = [language if sure[i] else "und" for i, language in enumerate(told)]
+        old = docs.column("language")
+        found = [str(told[i] if sure[i] and told[i] != "und" else old[i]) for i in range(len(docs))]
         judged = np.array([language is not None for language in told], dtype=bool)
         if options.languages is not None:
             wanted = {*options.languages, *(["und"] if options.keep_unknown else [])}
@@ -89,7 +90,6 @@ class Language(Step):
             script = pa.array(columns["script"]).to_pylist()
             other = np.array([value not in (None, options.chinese) for value in script], dtype=bool)
             rules.flagged(other, lambda i: f"Chinese script not wanted: {script[i]}")
-        old = docs.column("language")
         languages = [found[i] if judged[i] else old[i] for i in range(len(docs))]
         return Verdict(rules.reasons(len(docs)), columns={"language": languages})
 

@@ -193,7 +193,7 @@ class Normalise(Step):
 
     def compute_key(self) -> Any:
         """All options but the threshold."""
-        return [1, unicodedata.unidata_version, self.options.model_dump(mode="json", exclude={"max_garbled_share"})]
+        return [2, unicodedata.unidata_version, self.options.model_dump(mode="json", exclude={"max_garbled_share"})]
 
     def annotate(self, docs: Docs) -> Columns:
         """The new text where it differs, and what was found."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -86,12 +87,17 @@ def outside(docs: Docs, names: Collection[str], column: str = "domain") -> Mask:
 _PATH_KEYS = ("path", "file", "filename", "name")
 
 
+#: Formats of documents that are a whole file as it stands: their id is its path below the folder that was read.
+_WHOLE_FILES = frozenset(["code", "text", "markdown", "ipynb"])
+_NOT_IN_NAMES = re.compile(r"(?:\.(?:gz|zst))?(?:~\d+)?$")
+
+
 def paths(docs: Docs) -> list[str]:
-    """The path of the file each document was, from its meta; "" where none is told."""
-    return [_path(meta) for meta in docs.column("meta")]
+    """The path of the file each document was, from its meta or, of a file read whole, its id; "" where none is told."""
+    return [_path(meta, name) for meta, name in zip(docs.column("meta"), docs.column("id"), strict=True)]
 
 
-def _path(meta: str | None) -> str:
+def _path(meta: str | None, name: str) -> str:
     if not meta or meta == "{}":
         return ""
     try:
@@ -100,7 +106,8 @@ def _path(meta: str | None) -> str:
         return ""
     if not isinstance(found, Mapping):
         return ""
-    return next((str(found[key]) for key in _PATH_KEYS if isinstance(found.get(key), str)), "")
+    own = _NOT_IN_NAMES.sub("", name) if found.get("format") in _WHOLE_FILES else ""
+    return next((str(found[key]) for key in _PATH_KEYS if isinstance(found.get(key), str)), own)
 
 
 def suffix(path: str) -> str:

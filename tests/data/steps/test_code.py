@@ -204,3 +204,15 @@ def test_the_whole_expression_of_a_tag_and_lists_in_meta():
     assert licence_of("x", json.dumps({"license": ["MIT", "GPL-3.0"]})) == "MIT AND GPL-3.0"
     both = "# SPDX-License-Identifier: MIT AND GPL-3.0-only\n" + C_CODE
     assert reason(both, licences=("MIT",)) == "licence not wanted: MIT AND GPL-3.0-only"
+
+
+def test_the_name_of_a_file_read_whole_is_its_path():
+    def dropped(name: str, **meta: Any) -> list[str]:
+        docs = Docs.of([PYTHON], id=[name], domain="code", meta=json.dumps(meta))
+        return [reason for _, _, reason in run_in_memory([Code(CodeOptions())], docs).dropped]
+
+    assert dropped("repo/node_modules/x/index.js", format="code") == ["vendored code: node_modules"]
+    assert dropped("repo/message_pb2.py~2", format="code") == ["generated code: _pb2.py"]
+    assert dropped("repo/message_pb2.py.gz", format="code") == ["generated code: _pb2.py"]
+    assert not dropped("repo/message_pb2.py#3", format="jsonl")  # a row: the name is of the file of rows
+    assert not dropped("repo/message_pb2.py", format="code", path="src/message.py")  # told is told

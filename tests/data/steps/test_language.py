@@ -102,3 +102,11 @@ def test_rows_do_not_depend_on_the_batch():
     for i, text in enumerate(texts):
         alone = as_arrays(step.annotate(Docs.of([text])), step.fields)
         assert {name: values[0] for name, values in alone.items()} == {n: v[i] for n, v in together.items()}
+
+
+def test_what_cannot_be_told_keeps_the_language_that_its_source_says():
+    matrix = "det [[1, 1, 3], [5, -4, 1], [5, -5, -2]]: 1×13 + 1×15 + 3×(-5) = 13"
+    assert languages([matrix, "1 + 1 = 2", matrix], language=["en", "zh", "und"]) == ["en", "zh", "und"]
+    only = run_in_memory([Language(LanguageOptions(languages=("en", "zh")))], Docs.of([matrix, "3 = 3"], language="en"))
+    assert not only.dropped
+    assert languages([SAMPLES["fr"]], language="en") == ["fr"]  # what is told for certain counts
