@@ -64,7 +64,7 @@ def run_quickstart(
     recipe = quickstart_recipe(text, overrides)
     line = _Line(out, recipe)
     if line.finished:
-        typer.echo(f"done already: {out / 'report.html'}\ntalk to it: athanor chat --no-memory {out / 'rl' / 'model'}")
+        typer.echo(f"done already: {out / 'report.html'}\ntalk to it: athanor chat {out / 'rl' / 'model'}")
         return out / "rl" / "model"
     corpus = line.stage("corpus", lambda: build_corpus(recipe, out / "corpus", say=say))
     tokenizer = line.stage("tokenizer", lambda: train_tokenizer_from_corpus(recipe, corpus, out / "tokenizer", say=say))
@@ -87,7 +87,7 @@ def run_quickstart(
     write_summary(recipe, out, line.wall_s)
     page = write_report(out)
     line.finish()
-    typer.echo(f"\nreport:     {page}\ntalk to it: athanor chat --no-memory {final}")
+    typer.echo(f"\nreport:     {page}\ntalk to it: athanor chat {final}")
     return final
 
 
@@ -154,17 +154,14 @@ def _evaluate(recipe: Recipe, model_dir: Path, out: Path) -> dict[str, Any]:
 
 
 def _talk(model_dir: Path, out: Path) -> list[dict[str, str]]:
-    """Ask the README's questions, print and keep the answers."""
+    """Ask the README's questions one after the other in one conversation; print and keep the answers."""
+    from athanor.inference.chat import Conversation
     from athanor.inference.sampling import GREEDY
     from athanor.inference.session import Speaker
 
-    speaker = Speaker.open(model_dir)
-    turns: list[dict[str, str]] = []
+    conversation = Conversation(Speaker.open(model_dir), GREEDY, max_new_tokens=96)
     for question in CONVERSATION:
         typer.echo(f"  > {question}", err=True)
-        prompt = speaker.tokenizer.render_chat([{"role": "user", "content": question}], add_generation_prompt=True)
-        answer = "".join(speaker.stream_text(prompt, GREEDY, 96))
-        typer.echo(f"  {answer}", err=True)
-        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    write_json(out / "conversation.json", turns)
-    return turns
+        typer.echo(f"  {''.join(conversation.reply(question))}", err=True)
+    write_json(out / "conversation.json", conversation.messages)
+    return conversation.messages

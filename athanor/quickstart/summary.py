@@ -12,7 +12,7 @@ from athanor.recipe.schema import Recipe
 
 #: What the person may want next: command, English, Chinese.
 NEXT_STEPS = (
-    ("athanor chat --no-memory {out}/rl/model", "talk to the model", "与模型对话"),
+    ("athanor chat {out}/rl/model", "talk to the model", "与模型对话"),
     ("athanor quickstart --text YOUR_FOLDER --out runs/mine", "the same with your own texts", "加入你自己的文本"),
     ("athanor recipe show recipes/quickstart.yaml", "the recipe, every key resolved", "查看完整配方"),
     (
