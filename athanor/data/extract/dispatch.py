@@ -281,7 +281,10 @@ def _html(raw: bytes, beside: _Beside, options: Options) -> Extracted:
 def _latex(raw: bytes, beside: _Beside, options: Options) -> Extracted:
     from athanor.data.extract.latex import extract_latex, folder_resolver
 
-    if b"\\documentclass" not in raw and (main := beside("\0main")):
+    is_part = b"\\documentclass" not in raw or re.search(
+        rb"\\documentclass\s*(?:\[[^\]]*\])?\s*\{(?:subfiles|standalone)\}", raw
+    )
+    if is_part and (main := beside("\0main")):
         raise Unreadable(f"part of another document: {main.decode()}")
     return extract_latex(raw, folder_resolver(beside))
 

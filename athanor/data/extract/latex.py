@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from athanor.data.extract import latex_commands as commands
+from athanor.data.extract import latex_units
+from athanor.data.extract.latex_algorithms import algorithm2e_lines, algorithmic_lines, is_algorithm2e
+from athanor.data.extract.latex_labels import Label, numbered_labels, theorems
+from athanor.data.extract.latex_scan import argument, optional
 from athanor.data.extract.latex_source import (
     CODE_MARK,
     Resolve,
     Source,
     archive_files,
-    argument,
     decode_source,
     main_file,
-    optional,
     prepare,
     resolver,
 )
-from athanor.data.extract.latex_tables import table_rows
-from athanor.data.extract.scripts import join_inline
+from athanor.data.extract.latex_tables import once_headed, table_rows
+from athanor.data.extract.scripts import join_inline, raised
 from athanor.data.extract.tables import render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -35,6 +37,21 @@ from athanor.data.extract.types import Extracted, Unreadable
 _MAX_NESTING = 12
 _BLOCK = "\ue0c1"
 _BLOCKS = re.compile(f"{_BLOCK}(\\d+){_BLOCK}")
+#: A line break between characters that are written without spaces is none.
+_CJK = "\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
+_CJK_BREAK = re.compile(f"(?<=[{_CJK}])[ \t]*\n[ \t]*(?=[{_CJK}])")
+#: For which steps of a slide (beamer) something is shown: ``\item<2->``.
+_OVERLAY = re.compile(
+    r"(\\[A-Za-z]+|\\begin\s*\{[A-Za-z*]+\})\s*"
+    r"(?:<(?=[^<>]*[-+:\d]|presentation|handout|article)(?:\\value\{\w+\}|[\w:+\-,.|]){1,40}>|\[<[\d+\-,.| ]*>\])"
+)
+_CAPTION = re.compile(
+    r"\\caption\*?\s*(?:\[[^\]]*\])?\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}(?:\s*\\tabularnewline|\s*\\\\)?"
+)
+_LENGTH = re.compile(
+    r"\s*=?\s*(?:(?:to|spread)\s*)?(?:-?[\d.]+\s*|\\[A-Za-z]+)(?:(?:pt|em|ex|cm|mm|in|sp|bp|pc|mu|fil+)(?![A-Za-z]))?"
+    r"(?:\s*(?:plus|minus)\s*-?[\d.]+\s*(?:pt|em|ex|cm|mm|in|sp|bp|pc|mu|fil+))*"
+)
 #: ``=-1`` after a register such as ``\\looseness``, or nothing.
 _ASSIGNED = re.compile(r"(?:\s*=\s*-?[\d.]+(?:pt|em|ex|cm|mm|in|sp|fil)?)?")
 _TOKEN = re.compile(
@@ -75,11 +92,14 @@ class _Reader:
         end = source.text.rfind("\\end{document}")
         self.preamble = source.text[: max(begin, 0)]
         self.body = source.text[begin + len("\\begin{document}") if begin >= 0 else 0 : end if end > begin else None]
-        self.code = source.code
+        self.code, self.languages = source.code, source.languages
         self.blocks: list[str] = []
         self.notes: list[str] = []
         self.cited: dict[str, int] = {}
-        self.labels = commands.numbered_labels(self.body)
+        if "{beamer}" in self.preamble:
+            self.body = _OVERLAY.sub(r"\1", self.body)
+        self.theorems = theorems(source.text)
+        self.labels = numbered_labels(self.body, self.theorems)
         self.missing: set[str] = set()
         self.n_tables = self.n_formulas = 0
         self.title = ""
@@ -92,8 +112,9 @@ class _Reader:
         for command, heading in (("title", "# "), ("author", "")):
             found = next(iter(commands.find_arguments(self.preamble + self.body[:20_000], command)), "")
             value = self._flat(re.sub(r"^\s*\[[^\]]*\]", "", found), 0)
+            value = re.sub(r"\s+,", ",", value)
             if value and command == "title":
-                self.title = value
+                self.title = re.sub(r"\s*\[\^\d+\]", "", value)
             if value:
                 head.append(heading + value)
         body = self._paragraphs(self._convert(self.body, 0))
@@ -107,7 +128,7 @@ class _Reader:
 
     def _paragraphs(self, text: str) -> str:
         """Join the lines of each paragraph and put the blocks back."""
-        parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+        parts = (" ".join(_CJK_BREAK.sub("", part).split()) for part in re.split(r"\n\s*\n", text))
         out = []
         for part in filter(None, parts):
             out.append(_BLOCKS.sub(lambda m: self.blocks[int(m[1])], part))
@@ -139,7 +160,8 @@ class _Reader:
         if match[6] is not None:
             return self._math(text, match[6], match[6], end)
         if match[0].startswith(CODE_MARK):
-            return self._block(f"```\n{self.code[int(match[0].strip(CODE_MARK))]}\n```"), end
+            number = int(match[0].strip(CODE_MARK))
+            return self._block(f"```{self.languages[number]}\n{self.code[number]}\n```"), end
         if match[2] is not None:
             return "\n\n", end
         return commands.LIGATURES.get(match[0], ""), end
@@ -169,11 +191,10 @@ class _Reader:
 
     def _begin(self, text: str, name: str, position: int, depth: int) -> tuple[str, int]:
         plain = name.rstrip("*")
-        handled = plain in commands.MATH or plain in commands.TABLES or plain in commands.LISTS
+        lines = plain in ("algorithm", "algorithm2e", "algorithmic", "tabbing")
+        handled = lines or plain in commands.MATH or plain in commands.TABLES or plain in commands.LISTS
         if not handled and plain not in commands.DROPPED:
-            if plain in commands.HEADED:
-                return self._block(f"{'#' * 2} {commands.HEADED[plain]}"), position
-            return "\n\n" + commands.theorem_name(plain), commands.skip_arguments(text, position, name)
+            return self._opened(text, name, position, depth)
         end = commands.find_end(text, name, position, self.missing)
         if end is None or depth > _MAX_NESTING:
             return "\n\n", position
@@ -188,7 +209,53 @@ class _Reader:
             return self._table(text, name, position, body, depth), after
         if plain in commands.LISTS:
             return self._list(body, plain, depth), after
+        if lines:
+            return self._as_lines(text, plain, position, body, depth, after)
         return "\n\n", after
+
+    def _opened(self, text: str, name: str, position: int, depth: int) -> tuple[str, int]:
+        """What stands for the beginning of an environment whose body is text like any other."""
+        plain = name.rstrip("*")
+        if plain in commands.HEADED:
+            return self._block(f"{'#' * 2} {commands.HEADED[plain]}"), position
+        theorem = self.theorems.get(plain)
+        if theorem is not None:
+            found = optional(text, position)
+            title = self._flat(theorem.title, depth)
+            note = self._flat(found[0], depth) if found else ""
+            if plain == "proof":
+                return f"\n\n{note or title}. ", found[1] if found else position
+            return f"\n\n{title}{f' ({note})' if note else ''}. ", found[1] if found else position
+        after = commands.skip_arguments(text, position, name)
+        if plain in commands.TITLED:
+            titled = argument(text, after) if re.match(r"[ \t]*\{", text[after : after + 20]) else None
+            if titled:
+                title = self._flat(titled[0], depth)
+                return self._block(commands.TITLED[plain] + title) if title else "\n\n", titled[1]
+        return "\n\n", after
+
+    def _as_lines(self, text: str, name: str, position: int, body: str, depth: int, after: int) -> tuple[str, int]:
+        """Pseudocode and ``tabbing``: every line by itself."""
+
+        def flat(source: str) -> str:
+            return self._flat(source, depth)
+
+        if name == "tabbing":
+            rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(r"[^\n]*\\kill(?![A-Za-z])", "", body))
+            found = [flat(re.sub(r"\\[=>+\-<]", " ", row)) for row in rows]
+        elif name == "algorithmic":
+            found = list(algorithmic_lines(body, flat))
+        elif is_algorithm2e(body):
+            captions = [flat(caption) for caption in commands.find_arguments(body, "caption")]
+            rest = _CAPTION.sub("", body[commands.skip_arguments(body, 0, name) :])
+            return "\n\n".join(["", *captions, ""]) + self._lines(algorithm2e_lines(rest, flat)), after
+        else:  # a float around an algorithmic environment
+            return "\n\n", commands.skip_arguments(text, position, name)
+        return self._lines(found), after
+
+    def _lines(self, lines: Iterable[str]) -> str:
+        found = [line for line in lines if line.strip()]
+        return self._block("\n".join(found)) if found else "\n\n"
 
     def _table(self, text: str, name: str, position: int, body: str, depth: int) -> str:
         body = body[max(0, commands.skip_arguments(text, position, name) - position) :]
@@ -198,7 +265,11 @@ class _Reader:
             data = body.partition("\\startdata")[2].partition("\\enddata")[0]
             table = f"{head} \\\\ {data}" if head else data
             return f"\n\n{self._flat(caption, depth)}\n\n" + self._rendered(table, depth)
-        return self._rendered(body, depth)
+        body = once_headed(body)
+        captions = [] if depth else [self._flat(caption, depth) for caption in commands.find_arguments(body, "caption")]
+        if captions:
+            body = _CAPTION.sub("", body)
+        return "\n\n".join(["", *captions, ""]) + self._rendered(body, depth)
 
     def _rendered(self, body: str, depth: int) -> str:
         rows = table_rows(body, lambda cell: self._flat(cell, depth + 1))
@@ -236,11 +307,18 @@ class _Reader:
         if name in commands.CITATIONS:
             return self._cite(text, position)
         if name in commands.REFERENCES:
-            found = argument(text, position)
+            found = argument(text, position + (text[position : position + 1] == "*"))
             if found:
-                numbers = [self.labels.get(key.strip(), "?") for key in found[0].split(",")]
-                shown = ", ".join(numbers)
-                return f"({shown})" if name == "eqref" else shown, found[1]
+                return self._reference(name, found[0]), found[1]
+        if name in latex_units.NAMES:
+            quantity = latex_units.quantity(name, text, position, lambda source: self._flat(source, depth))
+            if quantity is not None:
+                return quantity
+        if name in ("frametitle", "framesubtitle"):
+            found = argument(text, _after_option(text, position))
+            if found:
+                mark = "### " if name == "frametitle" else ""
+                return self._block(mark + title) if (title := self._flat(found[0], depth)) else "", found[1]
         if name in ("verb", "lstinline", "mintinline") and position < len(text):
             return _verb(text, position)
         if name in ("caption", "captionof", "tablecaption"):
@@ -248,18 +326,37 @@ class _Reader:
             return "\n\n", _after_option(text, kind[1] if kind else position)
         if name in commands.ACCENTS:
             return _accented(text, commands.ACCENTS[name], position)
+        if name in ("textsuperscript", "textsubscript") and (found := argument(text, position)):
+            return raised(self._flat(found[0], depth), name.removeprefix("text")), found[1]
         if name in commands.SIGNATURES:
             return commands.apply_signature(commands.SIGNATURES[name], text, position)
+        if name in commands.LENGTHS:
+            length = _LENGTH.match(text, position)
+            return "", length.end() if length else position
         symbol = commands.SYMBOLS.get(name)
         if symbol is None:
             symbol = _library_symbol(name)
         if symbol is None:
-            return "", _ASSIGNED.match(text, _after_option(text, position)).end()  # type: ignore[union-attr]
+            assigned = _ASSIGNED.match(text, _after_option(text, position))
+            end = assigned.end() if assigned else position
+            # TeX takes the space behind a command's name away; one that prints something unknown may need it.
+            return "", _after_spaces(text, end)
         if text[position : position + 2] == "{}":
             position += 2
-        elif symbol and text[position : position + 1] == " " and not symbol[-1].isalnum():
-            return symbol, position
+        elif name in commands.LETTERS or name.startswith("text") or (not symbol and name != "xspace"):
+            position = _after_spaces(text, position)
         return symbol, position
+
+    def _reference(self, name: str, keys: str) -> str:
+        """What a reference prints: the numbers, with the name of what they number where the command says so."""
+        found = [self.labels.get(key.strip()) or Label("", "?") for key in keys.split(",")]
+        shown = ", ".join(f"({label.number})" if label.kind == "equation" and name not in _BARE else label.number
+                          for label in found)  # fmt: skip
+        if name in ("cref", "Cref", "autoref", "vref") and found[0].kind:
+            kind = found[0].kind
+            plural = "s" if len(found) > 1 and kind.isascii() else ""
+            return f"{kind[:1].lower() + kind[1:] if name == 'cref' else kind[:1].upper() + kind[1:]}{plural} {shown}"
+        return shown if name != "eqref" or shown.startswith("(") else f"({shown})"
 
     def _section(self, text: str, name: str, position: int, depth: int) -> tuple[str, int]:
         found = argument(text, _after_option(text, position))
@@ -278,6 +375,16 @@ class _Reader:
         keys = [key.strip() for key in found[0].split(",") if key.strip()]
         numbers = [self.cited.setdefault(key, len(self.cited) + 1) for key in keys]
         return f"[{', '.join(map(str, numbers))}]" if numbers else "", found[1]
+
+
+#: References that print a number as it is, without the parentheses of an equation's.
+_BARE = frozenset(["ref", "pageref", "nameref", "subref", "labelcref"])
+
+
+def _after_spaces(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t") and position < len(text):
+        position += 1
+    return position
 
 
 def _after_option(text: str, position: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from athanor.data.extract.latex_source import argument, optional
+from athanor.data.extract.latex_scan import argument, optional
 
 LIGATURES = {"``": "“", "''": "”", "---": "—", "--": "–", "~": " ", "{": "", "}": ""}
 ESCAPES = {
@@ -33,13 +33,13 @@ SYMBOLS = {
     "textasciigrave": "`", "lbrace": "{", "rbrace": "}", "quad": " ", "qquad": " ", "par": "\n\n", "newline": "\n",
     "linebreak": "\n", "item": "\n\n- ", "checkmark": "✓", "cmark": "✓", "xmark": "✗", "and": ", ", "AND": "\n\n",
     "And": "\n\n", "texttrademark": "™", "textregistered": "®", "xspace": "", "noindent": "", "centering": "",
-    "maketitle": "", "tableofcontents": "", "newpage": "", "clearpage": "", "appendix": "", "smallskip": "\n\n",
+    "maketitle": "", "newpage": "", "clearpage": "", "appendix": "", "smallskip": "\n\n",
     "medskip": "\n\n", "bigskip": "\n\n", "State": "\n", "If": "\nif ", "Else": "\nelse", "For": "\nfor ",
     "While": "\nwhile ", "EndIf": "\nend if", "EndFor": "\nend for", "EndWhile": "\nend while", "Return": "return ",
     "Require": "\nRequire: ", "Ensure": "\nEnsure: ", "Comment": " ▷ ", "item@": "", "textdegree": "°",
     "degree": "°", "euro": "€", "pounds": "£", "i": "ı", "j": "ȷ", "em": "", "bf": "", "it": "", "rm": "", "tt": "",
     "sc": "", "sf": "", "sl": "", "cr": "\n", "hfill": " ", "vfill": "", "protect": "", "relax": "", "left": "",
-    "right": "", "big": "", "displaystyle": "", "hskip": "", "vskip": "", "let": "", "makeatletter": "",
+    "right": "", "big": "", "displaystyle": "", "let": "", "makeatletter": "",
     "makeatother": "",
 }  # fmt: skip
 SECTIONS = {
@@ -66,15 +66,20 @@ SIGNATURES = {
             "pdfbookmark", "includepdf", "pagenumbering", "theoremstyle", "urlstyle", "lstset", "tikzset",
             "cellcolor", "rowcolor", "RequirePackage", "usepackage", "documentclass",
             "hyphenation", "orcidID", "sisetup", "pgfplotsset", "inst", "affiliation", "ead", "cormark", "cortext",
-            "arrayrulecolor", "titlerunning", "authorrunning",
+            "arrayrulecolor", "titlerunning", "authorrunning", "usetheme", "usecolortheme", "usefonttheme",
+            "useinnertheme", "useoutertheme", "AtBeginSection", "AtBeginDocument", "ctexset", "geometry", "zihao",
+            "setmainfont", "setCJKmainfont", "subtitle", "institute", "logo",
         ],
         "oo-",
     ),
     **dict.fromkeys(["setlength", "addtolength", "setcounter", "addtocounter", "fontsize", "rule", "definecolor",
-                     "numberwithin", "markboth", "newtheorem", "addcontentsline", "addtocontents"], "o--o"),
+                     "numberwithin", "markboth", "addcontentsline", "addtocontents", "setbeamertemplate",
+                     "setbeamercolor", "setbeamerfont", "SetKwInput", "SetKwInOut", "SetKwData", "SetKwFunction",
+                     "SetKwProg", "SetKwFor"], "o--o"),
     **dict.fromkeys(["textcolor", "colorbox", "scalebox", "raisebox", "href", "parbox", "fcolorbox", "hyperref",
                      "rotatebox", "foreignlanguage", "hyperlink", "hypertarget"], "o-+"),
     **dict.fromkeys(["resizebox"], "--+"),
+    "newtheorem": "-o-o", "declaretheorem": "o-", "tableofcontents": "o", "listoffigures": "o", "DeclareSIUnit": "o--",
     "texorpdfstring": "+-", "renewcommand": "--", "newcolumntype": "-o-", "newenvironment": "-oo--",
     "renewenvironment": "-oo--", "newif": "", "ensuremath": "+", "href": "-+", "url": "+", "includegraphics": "oo-",
     "footnotemark": "o", "makebox": "oo+", "framebox": "oo+", "shortstack": "o+", "makecell": "o+", "thead": "o+",
@@ -94,7 +99,12 @@ LISTS = frozenset(["itemize", "enumerate", "description", "compactitem", "compac
 DROPPED = frozenset(["thebibliography", "tikzpicture", "pgfpicture", "picture", "CCSXML", "comment", "filecontents"])
 HEADED = {"abstract": "Abstract", "acks": "Acknowledgments", "acknowledgments": "Acknowledgments"}
 HEADED |= {"acknowledgements": "Acknowledgments", "keywords": "Keywords", "IEEEkeywords": "Keywords"}
-_THEOREMS = {"theorem", "lemma", "proposition", "corollary", "definition", "proof", "remark", "example", "claim"}
+#: Environments of slides whose argument is a title, and how that is written.
+TITLED = {"frame": "### ", "block": "", "alertblock": "", "exampleblock": ""}
+#: TeX's own commands behind which a length stands.
+LENGTHS = frozenset(["vskip", "hskip", "kern", "mkern", "hbox", "vbox", "parskip", "parindent", "baselineskip"])
+#: Letters: TeX takes the space behind their names away.
+LETTERS = frozenset(["AE", "ae", "OE", "oe", "AA", "aa", "O", "o", "L", "l", "ss", "i", "j", "S", "P", "pounds", "dh"])
 #: Environments whose mandatory arguments are widths and formats: how many there are.
 _ARGUMENTS = {
     "tabular": 1, "tabular*": 2, "tabularx": 2, "tabulary": 2, "longtable": 1, "array": 1, "supertabular": 1,
@@ -102,12 +112,8 @@ _ARGUMENTS = {
     "subfigure": 1, "subtable": 1, "spacing": 1, "alignat": 1, "alignat*": 1, "list": 2, "algorithmic": 0,
     "adjustwidth": 2, "tcolorbox": 0, "mdframed": 0, "figwindow": 1, "threeparttable": 0, "IEEEbiography": 1,
     "tabu": 1, "longtabu": 1, "CJK": 2, "CJK*": 2, "deluxetable": 1, "deluxetable*": 1, "textblock": 1,
+    "column": 1,
 }  # fmt: skip
-
-
-def theorem_name(name: str) -> str:
-    """ "Theorem. " before a theorem's text; "" for other environments."""
-    return f"{name.capitalize()}. " if name.lower() in _THEOREMS else ""
 
 
 def skip_arguments(text: str, position: int, name: str) -> int:
@@ -206,43 +212,3 @@ def find_arguments(text: str, command: str) -> Iterator[str]:
         found = argument(text, skipped[1] if skipped else match.end())
         if found:
             yield found[0]
-
-
-_COUNTED = re.compile(
-    r"\\begin\{(figure|table|equation|align|eqnarray|gather|multline|algorithm|theorem|lemma)(\*?)\}"
-    r"|\\(section|subsection|subsubsection)(?![A-Za-z])(\*?)|\\label\s*\{([^{}]*)\}|\\(appendix)(?![A-Za-z])"
-)
-_SAME_COUNTER = {"align": "equation", "eqnarray": "equation", "gather": "equation", "multline": "equation"}
-
-
-def numbered_labels(body: str) -> dict[str, str]:
-    """Label → number, by counting sections, floats and equations as LaTeX's article class does.
-
-    Of an environment with several numbered lines (``align``) each label gets the next number.
-    """
-    counts: dict[str, int] = {}
-    labels: dict[str, str] = {}
-    current, lines, is_appendix = "", False, False
-    for match in _COUNTED.finditer(body):
-        environment, starred, section, section_star, label, appendix = match.groups()
-        if appendix:
-            is_appendix, counts["section"] = True, 0
-        elif environment and not starred:
-            counter = _SAME_COUNTER.get(environment, environment)
-            counts[counter] = counts.get(counter, 0) + 1
-            current, lines = str(counts[counter]), environment in ("align", "eqnarray", "gather")
-        elif section and not section_star:
-            order = ["section", "subsection", "subsubsection"]
-            level = order.index(section)
-            counts[section] = counts.get(section, 0) + 1
-            counts.update(dict.fromkeys(order[level + 1 :], 0))
-            numbers = [str(counts.get(name, 0)) for name in order[: level + 1]]
-            if is_appendix:
-                numbers[0] = chr(ord("A") + (max(counts["section"], 1) - 1) % 26)
-            current, lines = ".".join(numbers), False
-        elif label is not None:
-            if lines and current in labels.values() and current.isdigit():
-                counts["equation"] += 1
-                current = str(counts["equation"])
-            labels[label.strip()] = current or "?"
-    return labels

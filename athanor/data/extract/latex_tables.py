@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from athanor.data.extract.latex_source import argument, optional
+from athanor.data.extract.latex_scan import argument, optional
 from athanor.data.extract.tables import Cell
 
 _RULES = re.compile(
@@ -14,6 +14,22 @@ _RULES = re.compile(
     r"\*?(?![A-Za-z])(?:\s*(?:\([a-z{}\d.\s]*\)|\[[^\]]*\]|\{[^{}]*\}))*"
 )
 _TOKEN = re.compile(r"\\begin\s*\{|\\end\s*\{|\\\\\s*\*?(?:\[[^\]\n]*\])?|\\tabularnewline(?![A-Za-z])|\\.|[{}&]", re.S)
+
+
+_PARTS = re.compile(r"\\(endfirsthead|endhead|endfoot|endlastfoot)(?![A-Za-z])")
+
+
+def once_headed(body: str) -> str:
+    r"""A ``longtable`` with the head of its first page alone, and without the foot of every page but the last."""
+    marks = list(_PARTS.finditer(body))
+    if not marks:
+        return body
+    parts: dict[str, str] = {}
+    start = 0
+    for mark in marks:
+        parts[mark[1]] = body[start : mark.start()]
+        start = mark.end()
+    return parts.get("endfirsthead", parts.get("endhead", "")) + body[start:] + parts.get("endlastfoot", "")
 
 
 def split_table(body: str) -> list[list[str]]:

@@ -121,9 +121,13 @@ def test_parts_of_a_paper_are_not_documents_of_their_own(tmp_path: Path) -> None
     (tmp_path / "main.tex").write_bytes(PAPER.replace(b"A paper", rb"\input{sections/one} A paper"))
     (tmp_path / "sections" / "one.tex").write_bytes(b"Section one.")
     (tmp_path / "alone.tex").write_bytes(b"Standing alone.")
+    part = rb"\documentclass[../main]{subfiles}\begin{document}A part that compiles alone.\end{document}"
+    (tmp_path / "sections" / "two.tex").write_bytes(part)
+    (tmp_path / "book.tex").write_bytes(PAPER.replace(b"A paper", rb"\subfile{sections/two}"))
     found = {path.name: next(iter(extract(path))) for path in tmp_path.rglob("*.tex")}
     assert isinstance(found["main.tex"], Extracted) and found["main.tex"].text.startswith("Section one. A paper")
     assert isinstance(found["one.tex"], Unreadable) and found["one.tex"].reason == "part of another document: main.tex"
+    assert isinstance(found["two.tex"], Unreadable) and found["two.tex"].reason == "part of another document: book.tex"
     assert isinstance(found["alone.tex"], Extracted) and found["alone.tex"].text == "Standing alone.\n"
 
 

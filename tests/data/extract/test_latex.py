@@ -42,6 +42,17 @@ def text(body: str, preamble: str = "") -> str:
         (r"\begin{theorem}All is well.\end{theorem}", "Theorem. All is well."),
         (r"中文，公式 $x$。", "中文，公式 $x$。"),
         (r"costs \$5 and $5 alone", "costs $5 and $5 alone"),
+        (r"\SI{5}{\milli\second}, \qty{9.8}{\metre\per\second\squared}, \num{1e-3}, \ang{45}",
+         "5 ms, 9.8 m/s², 1 × 10⁻³, 45°"),
+        (r"\AE sop, \pounds 5, micro{\it scope}, x\textsuperscript{2}", "Æsop, £5, microscope, x²"),
+        ("中文\n换行，\n不加空格 and\nEnglish", "中文换行，不加空格 and English"),
+        (r"a \iffalse hidden \iftrue x\fi\fi b \hbox to 3cm{box} \vskip 1cm plus 2pt c", "a b box c"),
+        ("\\begin{lstlisting}[language=Python]\nx = 1\n\\end{lstlisting}", "```python\nx = 1\n```"),
+        ("\\begin{minted}[linenos]{c++}\nint x;\n\\end{minted}", "```c++\nint x;\n```"),
+        (r"\begin{tabbing}a \= b \\ c \> d\end{tabbing}", "a b\nc d"),
+        (r"\begin{proof}[Proof of A] Easy.\end{proof}", "Proof of A. Easy."),
+        ("\\begin{Highlighting}[]\n\\KeywordTok{def}\\NormalTok{ f(x): \\{\\}}\n\\end{Highlighting}",
+         "```\ndef f(x): {}\n```"),
     ],
 )  # fmt: skip
 def test_constructs(source: str, expected: str) -> None:
@@ -57,6 +68,71 @@ def test_macros_are_written_out_with_their_arguments() -> None:
         r"OurModel maps $\lVert \mathbf{v} \rVert \in \mathbb{R}$, $(x,1)$, $(y,2)$, $\operatorname{softmax}(z)$."
     )
     assert found == expected
+
+
+def test_macros_that_open_environments_and_environments_of_the_source() -> None:
+    preamble = r"""\newcommand{\be}{\begin{equation}}\newcommand{\ee}{\end{equation}}
+    \newenvironment{idea}[1]{\begin{quote}\textbf{Idea: #1.}}{\end{quote}}"""
+    found = text("\\be x \\ee\n\\begin{idea}{noise} Helps.\\end{idea}", preamble)
+    assert found == "$$x$$\n\nIdea: noise. Helps."
+
+
+def test_definitions_of_packages_are_written_out() -> None:
+    preamble = r"""\DeclarePairedDelimiter{\abs}{\lvert}{\rvert} \NewDocumentCommand{\KL}{O{q} m}{D(#2 \| #1)}
+    \let\eps\varepsilon \let\old\textbf \renewcommand{\textbf}[1]{\old{#1}}"""
+    found = text(r"$\abs{x} + \abs*{y} + \KL{p} + \KL[r]{p} < \eps$ \textbf{bold}", preamble)
+    expected = r"$\lvert x \rvert + \left\lvert y \right\rvert + D(p \| q) + D(p \| r) < \varepsilon$ bold"
+    assert found == expected
+
+
+def test_switches_of_the_source_choose_the_branch() -> None:
+    preamble = r"\newif\ifdraft \draftfalse \newif\iflong \longtrue"
+    body = r"\ifdraft draft\else final\fi, \iflong long\fi, \ifx\a\b kept\else both\fi $a \iff b$"
+    assert text(body, preamble) == r"final, long, keptboth$a \iff b$"
+    assert text(r"a \iffalse never closed") == "a never closed"
+
+
+def test_theorems_as_the_source_names_and_numbers_them() -> None:
+    preamble = r"""\newtheorem{thm}{Theorem}[section] \newtheorem{lem}[thm]{Lemma} \newtheorem{dl}{定理}"""
+    body = r"""\section{A}\begin{thm}[Main]\label{a}X.\end{thm}\begin{lem}\label{b}Y.\end{lem}\begin{dl}Z。\end{dl}
+    By \cref{a}, \Cref{b}, \ref{b}, \cref{e} and \eqref{e}.\begin{equation}\label{e}x\end{equation}"""
+    assert text(body, preamble) == (
+        "## A\n\nTheorem (Main). X.\n\nLemma. Y.\n\n定理. Z。\n\n"
+        "By theorem 1.1, Lemma 1.2, 1.2, equation (1) and (1).\n\n$$x$$"
+    )
+
+
+def test_pseudocode_keeps_its_lines() -> None:
+    body = r"""\begin{algorithmic}[1]\Require $x$ \FOR{$i<n$} \STATE a \COMMENT{why} \If{c} \State b \EndIf \ENDFOR
+    \Return $y$\end{algorithmic}"""
+    expected = "Require: $x$\nfor $i<n$ do\n  a ▷ why\n  if c then\n    b\n  end if\nend for\nreturn $y$"
+    assert text(body) == expected
+    body = r"""\begin{algorithm}\caption{T}\KwIn{$x$}\While{not done}{a\; \eIf{c}{b\;}{d\;}}\end{algorithm}"""
+    expected = "T\n\nInput: $x$\nwhile not done do\n  a\n  if c then\n    b\n  else\n    d\n  end\nend"
+    assert text(body) == expected
+
+
+def test_slides_have_their_titles_and_no_overlays() -> None:
+    source = r"""\documentclass{beamer}\begin{document}\begin{frame}<1->{Title}\tableofcontents[currentsection]
+    \begin{itemize}[<+->]\item<2-> \alert<3>{one} \only<4->{two} $a<b$\end{itemize}
+    \begin{block}{Name} text\end{block}\end{frame}\begin{frame}\frametitle{Second} x\end{frame}\end{document}"""
+    found = extract_latex(source.encode()).text.strip()
+    assert found == "### Title\n\n- one two $a<b$\n\nName\n\ntext\n\n### Second\n\nx"
+
+
+def test_long_tables_have_one_head() -> None:
+    body = r"""\begin{longtable}{ll}\caption{T}\\ \hline a & b \\ \endfirsthead \hline a & b \\ \endhead
+    \multicolumn{2}{r}{continued}\\ \endfoot \hline \endlastfoot 1 & 2 \\ \end{longtable}"""
+    assert text(body) == "T\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_encodings_of_sources() -> None:
+    chinese = "\\documentclass{ctexart}\\begin{document}本文研究素数的分布规律，并给出定理。\\end{document}"
+    french = "\\documentclass{article}\\begin{document}très élevé, à côté\\end{document}"
+    polish = "\\usepackage[latin2]{inputenc}\\begin{document}żółw\\end{document}"
+    assert "本文研究素数的分布规律" in extract_latex(chinese.encode("gb18030")).text
+    assert "très élevé, à côté" in extract_latex(french.encode("latin-1")).text
+    assert "żółw" in extract_latex(polish.encode("iso-8859-2")).text
 
 
 def test_macros_that_never_end_do_end() -> None:
