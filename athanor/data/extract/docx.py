@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from athanor.data.extract.charts import chart_table
@@ -18,6 +18,7 @@ from athanor.data.extract.docx_styles import Label, Numbering, Styles
 from athanor.data.extract.omml import child, is_on, local, omml_to_latex, val, whole
 from athanor.data.extract.ooxml import Package
 from athanor.data.extract.scripts import join_inline, raised
+from athanor.data.extract.symbol_font import SYMBOL
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -30,13 +31,19 @@ _SKIPPED = frozenset(
         "annotationRef", "footnoteRef", "endnoteRef", "proofErr", "bookmarkStart", "bookmarkEnd", "tblGrid", "rt",
     ]
 )  # fmt: skip
+#: Fields whose result is a list of what stands elsewhere.
+_CONTENTS = frozenset(["TOC", "INDEX", "TOA"])
 #: A cell's first grid column, element (None where the row starts late), grid columns, header flag, vertical merge.
 _Place = tuple[int, Any, int, bool, str | None]
 
 
 @dataclass(slots=True)
 class Block:
-    """A piece of the document; ``kind``: text, item, code, monospaced (code only next to code), lines (of a cell)."""
+    """A piece of the document.
+
+    ``kind``: text, item, continued (of the item before it), code, monospaced (code only next to code), lines (of a
+    cell).
+    """
 
     kind: str
     text: str
@@ -82,6 +89,10 @@ class _Reader:
         self.cited: list[tuple[str, str]] = []
         self.n_tables = self.n_formulas = self._depth = 0
         self.title = ""
+        #: Fields that have begun: the instruction of each, and whether its result is left out.
+        self.fields: list[tuple[str, bool]] = []
+        #: What stood before a paragraph mark that was deleted.
+        self.carried: _Inline | None = None
         self.has_title = any(self.styles.is_title(_style_id(p)) for p in self.body if local(p) == "p")
 
     def text(self) -> str:
@@ -104,30 +115,46 @@ class _Reader:
             if name == "p":
                 yield from self._paragraph(item)
             elif name == "tbl":
+                yield from self._flushed()
                 yield from self._table(item)
-            elif name == "sdt" and not self._is_contents(item):
+            elif name == "sdt" and not self._is_left_out(item):
                 yield from self.blocks(_content(item))
             elif name in ("ins", "moveTo", "customXml", "smartTag", "AlternateContent", "Choice"):
                 yield from self.blocks(item)
             elif name == "oMathPara":
                 self.n_formulas += 1
                 yield Block("text", f"$${omml_to_latex(item)}$$")
+        yield from self._flushed()
+
+    def _flushed(self) -> Iterator[Block]:
+        """What waits for the paragraph after it, where none comes."""
+        found, self.carried = self.carried, None
+        if found is not None and (text := join_inline(found.pieces).strip()):
+            yield Block("text", text)
 
     @staticmethod
-    def _is_contents(sdt: Any) -> bool:
+    def _is_left_out(sdt: Any) -> bool:
+        """Whether a content control holds a table of contents, or nothing but the prompt to fill it in."""
         gallery = val(child(sdt, "sdtPr", "docPartObj", "docPartGallery"))
-        return gallery in ("Table of Contents", "Bibliographies Index")
+        return gallery in ("Table of Contents", "Bibliographies Index") or is_on(child(sdt, "sdtPr", "showingPlcHdr"))
 
     def _paragraph(self, paragraph: Any) -> Iterator[Block]:
         style = _style_id(paragraph)
+        properties = child(paragraph, "pPr")
+        if self.fields and self.styles.heading_level(properties, style) is not None:
+            self.fields.clear()  # a field that was never closed does not swallow the document
+        found, self.carried = self.carried or _Inline(), None
+        self._walk(paragraph, found)
         if self.styles.is_contents(style):
             return
-        found = _Inline()
-        self._walk(paragraph, found)
-        properties = child(paragraph, "pPr")
+        if child(properties, "rPr", "del") is not None:
+            self.carried = found
+            return
         text = join_inline(found.pieces)
         if text.strip():
             label = self.numbering.label(*self.styles.number_of(properties, style))
+            if label is not None and not label.level and (depth := self.styles.list_depth(style)):
+                label = replace(label, level=depth)
             yield from self._styled(text, found, style, properties, label)
         for box in found.boxes:
             yield from self.blocks(box)
@@ -157,7 +184,8 @@ class _Reader:
         elif label is not None:
             indent = "    " * label.level
             body = text.replace("\n", f"\n{indent}  ")
-            yield Block("item", f"{indent}{'-' if label.is_bullet else label.text} {body}")
+            mark = "-" if label.is_bullet else label.text
+            yield Block("item", f"{indent}{mark} {body}") if mark else Block("continued", f"{indent}    {body}")
         else:
             yield Block("text", text)
 
@@ -165,7 +193,7 @@ class _Reader:
         """Add the inline content below ``element`` to ``found``."""
         for item in element:
             name = local(item)
-            if name in _SKIPPED or not name:
+            if name in _SKIPPED or not name or (name == "sdt" and self._is_left_out(item)):
                 continue
             if name == "r":
                 self._run(item, found)
@@ -193,7 +221,11 @@ class _Reader:
         start = len(found.pieces)
         for item in run:
             name = local(item)
-            if name == "t":
+            if name in ("fldChar", "instrText"):
+                self._field(item, name)
+            elif any(left_out for _, left_out in self.fields):
+                continue
+            elif name == "t":
                 found.pieces.append(item.text or "")
             elif name in _MARKS:
                 found.pieces.append(_MARKS[name])
@@ -212,6 +244,19 @@ class _Reader:
             found.monospaced &= bool(_MONOSPACED.search(font))
             found.pieces[start:] = [raised(text, val(child(properties, "vertAlign")))]
 
+    def _field(self, item: Any, name: str) -> None:
+        """Follow the beginning, instruction and end of a field (17.16.18)."""
+        kind = val(item, "fldCharType")
+        if name == "instrText" and self.fields:
+            self.fields[-1] = (self.fields[-1][0] + (item.text or ""), self.fields[-1][1])
+        elif kind == "begin":
+            self.fields.append(("", False))
+        elif kind == "separate" and self.fields:
+            instruction = self.fields[-1][0]
+            self.fields[-1] = (instruction, instruction.split()[:1] in ([word] for word in _CONTENTS))
+        elif kind == "end" and self.fields:
+            self.fields.pop()
+
     def _cite(self, item: Any, kind: str, found: _Inline) -> None:
         number = val(item, "id") or ""
         if self.notes[kind] is None:
@@ -221,7 +266,7 @@ class _Reader:
         found.pieces.append(f"[^{self.cited.index((kind, number)) + 1}]")
 
     def _table(self, table: Any) -> Iterator[Block]:
-        cells = [cell for row in _descend(table, "tr") for cell in _descend(row, "tc")]
+        cells = [cell for row in _kept_rows(table) for cell in _descend(row, "tc")]
         if len(cells) == 1:  # a frame around text, not a table
             yield from self.blocks(cells[0])
             return
@@ -238,7 +283,7 @@ class _Reader:
     def _rows(self, table: Any) -> Iterator[list[Cell]]:
         """Rows of cells; a cell merged downwards is in its first row alone, with its row span."""
         grid: list[list[_Place]] = []
-        for tr in _descend(table, "tr"):
+        for tr in _kept_rows(table):
             properties = child(tr, "trPr")
             header = is_on(child(properties, "tblHeader"))
             column = whole(val(child(properties, "gridBefore")), 0)
@@ -283,6 +328,11 @@ def _goes_on(row: list[_Place], column: int) -> bool:
     return any(start == column and merge == "continue" for start, _, _, _, merge in row)
 
 
+def _kept_rows(table: Any) -> list[Any]:
+    """Rows without those whose deletion is tracked."""
+    return [row for row in _descend(table, "tr") if child(row, "trPr", "del") is None]
+
+
 def _descend(element: Any, name: str) -> Iterator[Any]:
     """Children of that name, through content controls and tracked insertions."""
     for item in element:
@@ -307,7 +357,10 @@ def _symbol(item: Any) -> str:
     except ValueError:
         return ""
     code = code - 0xF000 if 0xF000 <= code <= 0xF0FF else code
-    if "wingdings" in (val(item, "font") or "").lower():
+    font = (val(item, "font") or "").lower()
+    if font == "symbol":
+        return SYMBOL.get(code, chr(code) if code > 31 else "")
+    if "wingdings" in font:
         return {0xFE: "☑", 0xFD: "☒", 0xA8: "☐", 0x6F: "☐", 0xFC: "✓", 0xE0: "→"}.get(code, "•")
     return chr(code) if code > 31 else ""
 
@@ -321,15 +374,18 @@ def join_blocks(blocks: list[Block]) -> str:
         kind = block.kind
         if kind == "monospaced":
             kind = "code" if groups and groups[-1][0] == "code" else "text"
-        if kind in ("code", "item") and groups and groups[-1][0] == kind:
-            groups[-1][1].append(block.text)
+        goes_on = bool(groups) and groups[-1][0] == ("item" if kind == "continued" else kind)
+        if goes_on and kind in ("code", "item", "continued"):
+            groups[-1][1].append(f"\n{block.text}\n" if kind == "continued" else block.text)
         else:
-            groups.append((kind, [block.text]))
+            groups.append(
+                ("text" if kind == "continued" else kind, [block.text.strip() if kind == "continued" else block.text])
+            )
     return "\n\n".join(_group_text(kind, texts) for kind, texts in groups) + "\n"
 
 
 def _group_text(kind: str, texts: list[str]) -> str:
-    text = "\n".join(texts)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(texts)).rstrip() if kind == "item" else "\n".join(texts)
     if kind == "code":
         fence = "````" if "```" in text else "```"
         return f"{fence}\n{text}\n{fence}"

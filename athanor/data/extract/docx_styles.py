@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,19 @@ _CODE_STYLES = frozenset(
     ]
 )  # fmt: skip
 _MAX_CHAIN = 20
+_TITLES = ("title", "标题", "標題")
+#: Names of heading styles: Word's own in its files, and those that other programs write in Chinese.
+_HEADING = re.compile(r"(?:heading|标题|標題) ?([1-9])")
+_CHINESE_HEADING = re.compile(r"([一二三四五六七八九])[级級](?:标题|標題)")
+_LIST_DEPTH = re.compile(r"list (?:bullet|number|continue) ([2-5])")
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The mark of a list item: its nesting from 0, its number as printed, whether it is a bullet."""
+    """The mark of a list item: its nesting from 0, its number as printed, whether it is a bullet.
+
+    No text and no bullet: the paragraph goes on with the item before it.
+    """
 
     level: int
     text: str
@@ -47,11 +56,11 @@ class Styles:
 
     def is_title(self, style: str) -> bool:
         """Whether it is the document's title."""
-        return bool(style) and self._names(style)[0] == "title"
+        return bool(style) and self._names(style)[0] in _TITLES
 
     def is_contents(self, style: str) -> bool:
         """Whether it is a line of a table of contents."""
-        return bool(style) and self._names(style)[0].startswith(("toc ", "table of figures"))
+        return bool(style) and self._names(style)[0].startswith(("toc ", "table of figures", "目录 ", "目錄 "))
 
     def is_code(self, style: str) -> bool:
         """Whether it, or a style it rests on, is one for code."""
@@ -65,15 +74,22 @@ class Styles:
         if not style:
             return None
         names = self._names(style)
-        if names[0] == "title":
+        if names[0] in _TITLES:
             return 1
         for name, item in zip(names, self._chain(style) or [None], strict=False):
-            if name.startswith("heading ") and name[8:].strip().isdigit():
-                return min(int(name[8:]), 9)
+            if found := _HEADING.fullmatch(name):
+                return int(found[1])
+            if found := _CHINESE_HEADING.fullmatch(name):
+                return "一二三四五六七八九".index(found[1]) + 1
             level = val(child(item, "pPr", "outlineLvl"))
             if level is not None and level.isdigit():
                 return int(level) + 1 if int(level) < 9 else None
         return None
+
+    def list_depth(self, style: str) -> int:
+        """How deep the items of a built-in list style stand (0 for the outermost): each has a list of its own."""
+        found = _LIST_DEPTH.fullmatch(self._names(style)[0]) if style else None
+        return int(found[1]) - 1 if found else 0
 
     def number_of(self, properties: Any, style: str) -> tuple[str, int]:
         """(numbering id, level) of a paragraph, from itself or its style; ("0", 0) for none."""
@@ -130,10 +146,10 @@ class Numbering:
         found.counts[level] = restart if restart is not None else found.counts.get(level, here.start - 1) + 1
         for deeper in [key for key in found.counts if key > level]:
             del found.counts[deeper]
+        if here.kind == "none" or not here.text.strip():
+            return Label(level, "", False)
         if here.kind == "bullet":
             return Label(level, "-", True)
-        if here.kind == "none" or not here.text.strip():
-            return Label(level, "", True)
         text = here.text
         for upper in range(9):
             if f"%{upper + 1}" in text:

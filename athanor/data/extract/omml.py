@@ -239,7 +239,9 @@ def _equation_rows(element: Any) -> list[str]:
 
 def _equations(element: Any) -> str:
     rows = _equation_rows(element)
-    return _environment("aligned", rows) if len(rows) > 1 else "".join(rows).replace("&", "")
+    if len(rows) == 1:  # Word's way to number an equation: the number behind a #
+        return re.sub(r"\s*\\#\s*\(?([^()#]*)\)?\s*\Z", r"\\tag{\1}", rows[0].replace("&", ""))
+    return _environment("aligned", [re.sub(r"\s*\\#\s*(\S.*)\Z", r" \\quad \1", row) for row in rows]) if rows else ""
 
 
 def _accent(element: Any) -> str:
@@ -310,7 +312,8 @@ def _boxed(element: Any) -> str:
 
 
 def _paragraph(element: Any) -> str:
-    return r" \\ ".join(filter(None, (_node(c).strip() for c in element if local(c) == "oMath")))
+    found = list(filter(None, (_node(c).strip() for c in element if local(c) == "oMath")))
+    return _environment("gathered", found) if len(found) > 1 else "".join(found)
 
 
 _HANDLERS: dict[str, Callable[[Any], str]] = {

@@ -114,6 +114,59 @@ def test_deleted_hidden_and_repeated_text_is_left_out() -> None:
     assert extract_docx(docx(body)).text == "new\n\nbox\n"
 
 
+def test_tracked_changes_of_rows_and_paragraph_marks() -> None:
+    gone = '<w:p><w:pPr><w:rPr><w:del w:id="1"/></w:rPr></w:pPr><w:r><w:t xml:space="preserve">{}</w:t></w:r></w:p>'
+    row = "<w:tr>{}" + cell("a") + cell("b") + "</w:tr>"
+    grid = "<w:tbl>" + row.format("") + row.format('<w:trPr><w:del w:id="2"/></w:trPr>') + row.format("") + "</w:tbl>"
+    body = gone.format("half ") + P.format("and half.") + gone.format("before a table") + grid
+    found = extract_docx(docx(body)).text
+    assert found == "half and half.\n\nbefore a table\n\n| a | b |\n| --- | --- |\n| a | b |\n"
+
+
+def field(instruction: str, *paragraphs: str) -> str:
+    mark = '<w:r><w:fldChar w:fldCharType="{}"/></w:r>'
+    head = f"{mark.format('begin')}<w:r><w:instrText>{instruction}</w:instrText></w:r>{mark.format('separate')}"
+    texts = [f"<w:r><w:t>{text}</w:t></w:r>" for text in paragraphs]
+    return "".join(f"<w:p>{text}</w:p>" for text in [head + texts[0], *texts[1:-1], texts[-1] + mark.format("end")])
+
+
+def test_tables_of_contents_are_told_by_their_field_and_prompts_by_their_control() -> None:
+    prompt = (
+        "<w:p><w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent><w:r><w:t>Click here</w:t></w:r></w:sdtContent>"
+        "</w:sdt></w:p>"
+    )
+    body = field(r' TOC \o "1-3" ', "One 1", "Two 2") + prompt + styled("H1", "One") + field(" SEQ x ", "1", "2")
+    assert extract_docx(docx(body, STYLES)).text == "# One\n\n1\n\n2\n"
+    unclosed = (
+        field("TOC", "One 1", "Two 2").replace('w:fldCharType="end"', "") + styled("H1", "One") + P.format("kept")
+    )
+    assert extract_docx(docx(unclosed, STYLES)).text == "# One\n\nkept\n"
+
+
+def test_style_names_in_chinese_and_lists_by_depth_of_their_style() -> None:
+    names = {"1": "标题", "2": "标题 1", "3": "二级标题", "4": "目录 1", "5": "List Bullet 2"}
+    styles = "".join(
+        f'<w:style w:type="paragraph" w:styleId="{key}"><w:name w:val="{name}"/></w:style>'
+        for key, name in names.items()
+    )
+    deeper = item("inner", 0, 2).replace("<w:numPr>", '<w:pStyle w:val="5"/><w:numPr>')
+    body = (
+        styled("1", "总") + styled("4", "一 1") + styled("2", "一") + styled("3", "（一）") + item("a", 0, 2) + deeper
+    )
+    assert extract_docx(docx(body, styles, NUMBERING)).text == "# 总\n\n## 一\n\n### （一）\n\n- a\n    - inner\n"
+
+
+def test_paragraphs_that_go_on_with_an_item_and_letters_of_the_symbol_font() -> None:
+    blank = (
+        '<w:abstractNum w:abstractNumId="5"><w:lvl w:ilvl="0"><w:numFmt w:val="bullet"/><w:lvlText w:val=" "/></w:lvl>'
+    )
+    numbering = NUMBERING.replace("<w:num ", blank + "</w:abstractNum><w:num ", 1)
+    numbering += '<w:num w:numId="5"><w:abstractNumId w:val="5"/></w:num>'
+    alpha = '<w:p><w:r><w:sym w:font="Symbol" w:char="F061"/></w:r></w:p>'
+    body = item("one") + item("more of it", 0, 5) + item("two") + alpha + item("alone", 0, 5)
+    assert extract_docx(docx(body, "", numbering)).text == "1. one\n\n    more of it\n\n2. two\n\nα\n\nalone\n"
+
+
 def test_footnotes_scripts_and_code() -> None:
     body = (
         (

@@ -63,6 +63,9 @@ MATRIX = f"<m:m><m:mr>{e('1')}{e('0')}</m:mr><m:mr>{e('0')}{e('1')}</m:mr></m:m>
         (f"<m:sPre>{e('a', 'sub')}<m:sup/>{e('X')}</m:sPre>", "{}_{a}X"),
         ("<m:r><m:rPr><m:nor/></m:rPr><m:t>if x_1</m:t></m:r>", r"\text{if x\_1}"),
         ("<m:r><m:rPr><m:scr m:val='double-struck'/></m:rPr><m:t>R</m:t></m:r>", r"\mathbb{R}"),
+        (f"<m:eqArr>{e('<m:r><m:t>a=b#</m:t></m:r><m:d>' + e('1') + '</m:d>')}</m:eqArr>", r"a=b\tag{1}"),
+        (f"<m:oMathPara><m:oMath>{r('a')}</m:oMath><m:oMath>{r('b')}</m:oMath></m:oMathPara>",
+         r"\begin{gathered} a \\ b \end{gathered}"),
         (f"<w:del><m:r><m:t>gone</m:t></m:r></w:del>{r('x')}", "x"),
     ],
 )  # fmt: skip
