@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from athanor.data.extract.pdf_layout import Sizes, block_parts, drop_furniture, join_lines, page_blocks
+from athanor.data.extract.pdf_layout import Block, Sizes, block_parts, drop_furniture, join_lines, page_blocks
 from athanor.data.extract.pdf_page import Page, read_page
 from athanor.data.extract.pdf_tables import find_tables
 from athanor.data.extract.types import Extracted, Unreadable
@@ -21,6 +21,7 @@ _SCAN_CHARS = 30
 _SCAN_SHARE = 0.5
 #: A page tree may name one page any number of times.
 MAX_PAGES = 20_000
+_NOTE_MARK = re.compile(r"(?:\d{1,3}|[*†‡§¶①-⑳]|\[\d{1,3}\]|[a-z])[.)]?\s*\S")
 #: Above this share of characters without a meaning (no Unicode value, private use) the fonts cannot be read.
 _MAX_UNKNOWN = 0.2
 
@@ -32,7 +33,8 @@ def extract_pdf(raw: bytes) -> Extracted:
     try:
         document = pypdfium2.PdfDocument(raw)
     except pypdfium2.PdfiumError as error:
-        if "password" in str(error).lower() or "security" in str(error).lower():
+        told = any(word in str(error).lower() for word in ("password", "security"))
+        if told and b"/Encrypt" in raw:  # pdfium may still tell the reason of the document before
             raise Unreadable("encrypted: the PDF needs a password") from None
         raise Unreadable(f"broken pdf: {error}") from None
     try:
@@ -76,7 +78,15 @@ def _read_pages(document: Any) -> tuple[list[Page], int]:
 def _title(document: Any) -> str:
     title = str(document.get_metadata_dict().get("Title", "")).strip()
     # Word processors put the name of a file there.
-    return "" if re.search(r"\.(docx?|tex|pdf|dvi|indd|qxd|pptx?)$|^untitled|^Microsoft Word", title, re.I) else title
+    return (
+        ""
+        if re.search(
+            r"\.(docx?|tex|pdf|dvi|indd|qxd|pptx?)$|^\(?(?:untitled|anonymous|unspecified)\b|^Microsoft Word",
+            title,
+            re.I,
+        )
+        else title
+    )
 
 
 def _check_characters(pages: Sequence[Page]) -> None:
@@ -87,19 +97,32 @@ def _check_characters(pages: Sequence[Page]) -> None:
 
 
 def _text(pages: list[Page]) -> tuple[str, int]:
-    if len(pages) > 1:
-        drop_furniture(pages)
+    drop_furniture(pages)
     sizes = Sizes.of(pages)
     parts: list[str] = []
+    notes: list[str] = []
     n_tables = 0
     for page in pages:
         tables = find_tables(page)
         n_tables += len(tables)
-        found = [part for block in page_blocks(page, tables) for part in block_parts(block, sizes)]
+        blocks = page_blocks(page, tables)
+        n_text = len(blocks)
+        while n_text > 1 and _is_note(blocks[n_text - 1], page, sizes):
+            n_text -= 1
+        found = [part for block in blocks[:n_text] for part in block_parts(block, sizes)]
         if parts and found and _runs_on(parts[-1], found[0]):
             parts[-1] = join_lines(parts[-1], found.pop(0))
-        parts += found
-    return _with_lists(parts), n_tables
+        # The notes at the foot of a page come behind the paragraph that the page breaks.
+        parts += [*notes, *found]
+        notes = [part for block in blocks[n_text:] for part in block_parts(block, sizes)]
+    return _with_lists([*parts, *notes]), n_tables
+
+
+def _is_note(block: Block, page: Page, sizes: Sizes) -> bool:
+    """Whether a block is a note at the foot of a page: in smaller letters, in the lower half, behind a mark."""
+    if block.table or not block.lines or block.box[1] < page.height / 2:
+        return False
+    return block.lines[0].size <= 0.92 * sizes.body and bool(_NOTE_MARK.match(block.lines[0].text))
 
 
 def _runs_on(last: str, first: str) -> bool:

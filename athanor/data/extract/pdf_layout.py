@@ -17,6 +17,13 @@ _NUMBERED = re.compile(r"^(?:\d{1,3}[.)]|[a-z][.)]|\(\d{1,3}\)|\([a-z]\))\s+\S")
 _SECTION = re.compile(
     r"^(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]+\.|Chapter \d+|Appendix [A-Z]|第[一二三四五六七八九十\d]+[章节])\s+\S"
 )
+#: Boxes of glyphs hold room above and below them, so that those of neighbouring lines overlap by this many sizes.
+_BAND_OVERLAP = -0.35
+#: A line of nothing but the page's number.
+_PAGE_NUMBER = re.compile(
+    r"[-–—·|\s]*(?:page\s*|p\.\s*)?\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-–—·|\s]*|第\s*\d+\s*页\s*(?:[,，/]?\s*共\s*\d+\s*页)?",
+    re.I,
+)
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
 _ENDS = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", "”", '"')
 
@@ -30,6 +37,7 @@ class Line:
     bold: bool
     box: Rect
     hyphen: bool
+    turned: bool = False
 
 
 @dataclass(slots=True)
@@ -55,14 +63,18 @@ def drop_furniture(pages: Sequence[Page]) -> int:
     """Take running headers, footers and page numbers out of the pages; how many lines went.
 
     A line is furniture when, digits apart, it stands among the two first or two last lines of at least three pages
-    (two, in documents of up to five pages), within the outer eighth of the page.
+    (two, in documents of up to five pages), within the outer eighth of the page; or a page number alone at its edge.
     """
     edges: list[tuple[Page, str, list[Segment]]] = []
+    numbers: list[tuple[Page, list[Segment]]] = []
     for page in pages:
         lines = visual_lines(page.segments)
         for line in {id(line): line for line in (*lines[:2], *lines[-2:])}.values():
             top, bottom = line[0].box[1], line[0].box[3]
-            text = re.sub(r"\d+", "#", " ".join(s.text for s in line))
+            text = " ".join(s.text for s in line)
+            if (bottom < page.height / 12 or top > page.height * 11 / 12) and _PAGE_NUMBER.fullmatch(text):
+                numbers.append((page, line))
+            text = re.sub(r"\d+", "#", text)
             if len(text) < 150 and (bottom < page.height / 8 or top > page.height * 7 / 8):
                 edges.append((page, f"{bottom < page.height / 2} {text}", line))
     counts = Counter(key for _, key, _ in edges)
@@ -70,6 +82,7 @@ def drop_furniture(pages: Sequence[Page]) -> int:
     n_dropped = 0
     for page in pages:
         lines = [line for at, key, line in edges if at is page and counts[key] >= needed]
+        lines += [line for at, line in numbers if at is page and line not in lines]
         gone = {id(segment) for line in lines for segment in line}
         left = [s for s in page.segments if id(s) not in gone]
         if left:  # a page of nothing but such lines is a form, or a title
@@ -92,19 +105,33 @@ def page_blocks(page: Page, tables: Sequence[Table]) -> list[Block]:
     if _goes_back(blocks):
         blocks = _xy_cut(blocks)
     for table in tables:
-        columns = [(i, block.box) for i, block in enumerate(blocks) if _share_x(block.box, table.box)]
-        above = [i for i, box in columns if box[3] <= table.box[1] + 4]
-        below = [i for i, box in columns if box[1] >= table.box[3] - 4]
+        columns = [(i, block) for i, block in enumerate(blocks) if _share_x(block.box, table.box)]
+        # By the middle of the nearest line: the boxes of large letters reach into what stands below them.
+        above = [i for i, block in columns if _middle_y(block, -1) <= table.box[1] + 1]
+        below = [i for i, block in columns if _middle_y(block, 0) >= table.box[3] - 1]
         place = max(above) + 1 if above else (min(below) if below else len(blocks))
+        # A short heading over a table that stands in the middle does not reach above it.
+        while above and place < len(blocks) and _comes_between(blocks[place - 1], blocks[place], table):
+            place += 1
         blocks.insert(place, Block(box=table.box, table=table.text))
     return blocks
+
+
+def _comes_between(before: Block, block: Block, table: Table) -> bool:
+    """Whether a block stands below the one before it and above a table."""
+    return _middle_y(block, 0) > before.box[3] and _middle_y(block, -1) <= table.box[1] + 1
+
+
+def _middle_y(block: Block, line: int) -> float:
+    box = block.lines[line].box if block.lines else block.box
+    return (box[1] + box[3]) / 2
 
 
 def _lines(segments: Sequence[Segment]) -> list[Line]:
     lines: list[Line] = []
     for segment in segments:
-        line = Line(segment.text, segment.size, segment.bold, segment.box, segment.hyphen)
-        if lines:
+        line = Line(segment.text, segment.size, segment.bold, segment.box, segment.hyphen, segment.turned)
+        if lines and not line.turned and not lines[-1].turned:
             before = lines[-1]
             gap = line.box[0] - before.box[2]
             apart = abs(line.box[1] + line.box[3] - before.box[1] - before.box[3]) / 2
@@ -122,6 +149,10 @@ def _continues(block: Block, line: Line) -> bool:
     last = block.lines[-1]
     if abs(line.size - last.size) > max(1.0, 0.12 * last.size) or line.bold != last.bold:
         return False
+    if line.turned or last.turned:  # columns of vertical text, lines of a turned paragraph: side by side
+        apart = max(line.box[0] - last.box[2], last.box[0] - line.box[2])
+        overlap = min(line.box[3], last.box[3]) - max(line.box[1], last.box[1])
+        return line.turned and last.turned and -0.5 * last.size < apart < 1.5 * last.size and overlap > 0
     gap = line.box[1] - last.box[3]
     return -0.6 * last.size < gap < 0.7 * last.size and _share_x(block.box, line.box) and line.box[1] > last.box[1] + 1
 
@@ -148,14 +179,15 @@ def _xy_cut(blocks: list[Block]) -> list[Block]:
     columns = _parted(blocks, 0, 6.0)
     if len(columns) > 1:
         return [block for column in columns for block in _xy_cut(column)]
-    bands = _parted(blocks, 1, -1.0)
+    bands = _parted(blocks, 1, _BAND_OVERLAP)
     if len(bands) < 2:
         return sorted(blocks, key=lambda b: (b.box[1], b.box[0]))
     merged: list[list[Block]] = []
     for band in bands:
-        # Neighbouring bands that one gutter runs through are the same columns.
+        # Neighbouring bands that one gutter runs through are the same columns, where neither has one that they lack.
         together = merged[-1] + band if merged else []
-        if merged and len(_parted(together, 0, 6.0)) > 1 and _has_columns(merged[-1]) and _has_columns(band):
+        n_columns = len(_parted(together, 0, 6.0))
+        if merged and 1 < n_columns <= max(len(_parted(part, 0, 6.0)) for part in (merged[-1], band)):
             merged[-1] = together
         else:
             merged.append(band)
@@ -164,16 +196,14 @@ def _xy_cut(blocks: list[Block]) -> list[Block]:
     return [block for band in merged for block in _xy_cut(band)]
 
 
-def _has_columns(blocks: list[Block]) -> bool:
-    return len(blocks) == 1 or len(_parted(blocks, 0, 6.0)) > 1
-
-
 def _parted(blocks: list[Block], axis: int, gap: float) -> list[list[Block]]:
-    """Groups of blocks with a free strip of at least ``gap`` points between them along an axis (0: x, 1: y)."""
+    """Groups of blocks with a free strip of at least ``gap`` between them along an axis: points of x (0), or sizes of
+    the block's first line along y (1), where boxes may overlap by that much."""
     groups: list[list[Block]] = []
     end = 0.0
     for block in sorted(blocks, key=lambda b: b.box[axis]):
-        if not groups or block.box[axis] - end > gap:
+        unit = block.lines[0].size if axis and block.lines else 1.0
+        if not groups or block.box[axis] - end > gap * unit:
             groups.append([])
             end = block.box[axis + 2]
         groups[-1].append(block)
@@ -227,6 +257,8 @@ def _heading_level(block: Block, sizes: Sizes) -> int | None:
 def _paragraphs(block: Block) -> list[list[Line]]:
     """Cut a block where a line is indented, where the line before ends short, at wider gaps and at list marks."""
     lines = block.lines
+    if lines[0].turned:
+        return _turned_paragraphs(block)
     gaps = [b.box[1] - a.box[3] for a, b in zip(lines, lines[1:], strict=False)]
     usual = statistics.median(gaps) if gaps else 0.0
     left, right = block.box[0], block.box[2]
@@ -241,6 +273,17 @@ def _paragraphs(block: Block) -> list[list[Line]]:
     return out
 
 
+def _turned_paragraphs(block: Block) -> list[list[Line]]:
+    """Columns of vertical text: cut where one ends a sentence well above the foot of the block."""
+    top, bottom = block.box[1], block.box[3]
+    out = [[block.lines[0]]]
+    for before, line in zip(block.lines, block.lines[1:], strict=False):
+        if before.text.endswith(_ENDS) and before.box[3] < bottom - 0.12 * (bottom - top):
+            out.append([])
+        out[-1].append(line)
+    return out
+
+
 def _joined(lines: Sequence[Line]) -> str:
     text = lines[0].text
     for before, line in zip(lines, lines[1:], strict=False):
@@ -250,6 +293,8 @@ def _joined(lines: Sequence[Line]) -> str:
 
 def join_lines(text: str, more: str, hyphen: bool = False) -> str:
     """Two lines of one paragraph: a word cut at the end is put together, Chinese is joined without a space."""
+    if re.search(r"\w-\w+-?$" if hyphen else r"\w-\w+-$|\d-$", text) and more[:1].isalnum():
+        return text.removesuffix("-") + "-" + more  # a hyphen of its own: state-of-the-art, 1999-2000
     if hyphen:
         return text.removesuffix("-") + more
     if re.search(r"[^\W\d_]{2}-$", text) and more[:1].islower():

@@ -6,6 +6,7 @@ Coordinates are points from the top left corner of the page as it is shown (its 
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ MAX_PATHS = 4_000
 _THIN_POINTS = 3.0
 #: Words further apart than this many heights of their boxes stand in different cells or columns.
 _SEGMENT_GAP = 0.75
+#: Lines that lean more than this from a quarter turn are stamps and labels of drawings.
+_SLANT_DEGREES = 8.0
+_ANGLE_SAMPLES = 50
+_UPRIGHT_SHARE = 0.6
+#: A run of characters this many times higher than wide has them above each other.
+_TURNED = 1.6
 #: pdfium's own mark for the hyphen at the end of a line, in place of the line break.
 _HYPHEN = "\ufffe"
 
@@ -35,6 +42,8 @@ class Segment:
     bold: bool
     box: Rect
     hyphen: bool = False
+    #: Characters stand above each other: vertical Chinese, or a line turned by a quarter.
+    turned: bool = False
 
     @property
     def text(self) -> str:
@@ -63,17 +72,44 @@ def read_page(document: Any, number: int) -> Page:
     page = document[number]
     try:
         width, height = page.get_size()
-        turn = _turner(page.get_rotation(), width, height)
-        out = Page(number, width, height)
         text_page = page.get_textpage()
         try:
-            _read_text(raw, text_page, turn, out)
+            shown = page.get_rotation()
+            rotation = _upright(raw, text_page, shown)
+            if (rotation - shown) % 180:
+                width, height = height, width
+            turn = _turner(rotation, width, height)
+            out = Page(number, width, height)
+            _read_text(raw, text_page, turn, rotation, out)
         finally:
             text_page.close()
         _read_objects(raw, page, turn, out)
         return out
     finally:
         page.close()
+
+
+def _upright(raw: Any, text_page: Any, shown: int) -> int:
+    """The rotation in which the page's text stands upright; as shown, where its lines do not agree.
+
+    A wide table is often set sideways on a page that is itself not turned.
+    """
+    n_chars = raw.FPDFText_CountChars(text_page)
+    step = max(1, n_chars // _ANGLE_SAMPLES)
+    quarters = [_quarter(raw, text_page, i) for i in range(0, n_chars, step)]
+    told = [quarter for quarter in quarters if quarter is not None]
+    # Text at the angle 270° (drawn downwards) is upright on a page turned by 90° clockwise.
+    for quarter in set(told):
+        if told.count(quarter) > _UPRIGHT_SHARE * len(quarters):
+            return (360 - quarter) % 360
+    return shown
+
+
+def _quarter(raw: Any, text_page: Any, index: int) -> int | None:
+    """A character's angle: 0, 90, 180 or 270; None where it is slanted or not known."""
+    angle = math.degrees(raw.FPDFText_GetCharAngle(text_page, index))
+    nearest = round(angle / 90) * 90
+    return nearest % 360 if angle >= 0 and abs(angle - nearest) < _SLANT_DEGREES else None
 
 
 def _turner(rotation: int, width: float, height: float) -> Callable[[float, float, float, float], Rect]:
@@ -87,7 +123,7 @@ def _turner(rotation: int, width: float, height: float) -> Callable[[float, floa
     return lambda left, bottom, right, top: (left, height - top, right, height - bottom)
 
 
-def _read_text(raw: Any, text_page: Any, turn: Callable[..., Rect], out: Page) -> None:
+def _read_text(raw: Any, text_page: Any, turn: Callable[..., Rect], rotation: int, out: Page) -> None:
     n_chars = raw.FPDFText_CountChars(text_page)
     if n_chars <= 0:
         return
@@ -113,9 +149,33 @@ def _read_text(raw: Any, text_page: Any, turn: Callable[..., Rect], out: Page) -
             a, b = box_of(first), box_of(last)
             rect = turn(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
             words.append((_undoubled(word[0], rect), rect, first))
+        quarter = _quarter(raw, text_page, words[0][2]) if words else None
+        if words and quarter is None and len(line[0].strip()) > 1 and _is_slanted(raw, text_page, words[0][2]):
+            continue  # a stamp across the page
+        if words and quarter is not None and (quarter + rotation) % 180:
+            words = [_together(words)]
         _split(raw, text_page, words, out)
         if words and text[line.end() : line.end() + 1] == _HYPHEN:
             out.segments[-1].hyphen = True
+
+
+def _is_slanted(raw: Any, text_page: Any, index: int) -> bool:
+    angle = math.degrees(raw.FPDFText_GetCharAngle(text_page, index))
+    return angle >= 0 and abs(angle - round(angle / 90) * 90) >= _SLANT_DEGREES
+
+
+def _together(words: list[tuple[str, Rect, int]]) -> tuple[str, Rect, int]:
+    """The words of a line that is turned by a quarter as one."""
+    return " ".join(word for word, _, _ in words), _around([rect for _, rect, _ in words]), words[0][2]
+
+
+def _around(rects: list[Rect]) -> Rect:
+    return (
+        min(r[0] for r in rects),
+        min(r[1] for r in rects),
+        max(r[2] for r in rects),
+        max(r[3] for r in rects),
+    )
 
 
 def _split(raw: Any, text_page: Any, words: list[tuple[str, Rect, int]], out: Page) -> None:
@@ -135,20 +195,18 @@ def _split(raw: Any, text_page: Any, words: list[tuple[str, Rect, int]], out: Pa
 
 
 def _add(raw: Any, text_page: Any, run: list[tuple[str, Rect, int]], out: Page) -> None:
-    index = run[len(run) // 2][2]
-    box = (
-        min(r[0] for _, r, _ in run),
-        min(r[1] for _, r, _ in run),
-        max(r[2] for _, r, _ in run),
-        max(r[3] for _, r, _ in run),
-    )
+    box = _around([rect for _, rect, _ in run])
+    turned = box[3] - box[1] > _TURNED * (box[2] - box[0]) and sum(len(word) for word, _, _ in run) > 2
     # The matrix of the text may scale the font, so the height of the glyph box is the better measure of its size.
-    size = round((box[3] - box[1]) * 2) / 2
+    # Of its words: a raised or lowered character makes the box of its own word higher.
+    heights = sorted(rect[3] - rect[1] for _, rect, _ in run)
+    size = round((box[2] - box[0] if turned else heights[(len(heights) - 1) // 2]) * 2) / 2
     hyphen = run[-1][0][-1] in "\x02\xad"
     words = [(plain, rect) for text, rect, _ in run if (plain := _whole(text.translate(_UNSEEN)))]
     if words:
-        weight = raw.FPDFText_GetFontWeight(text_page, index)
-        out.segments.append(Segment(words, size, weight >= 600 or _is_bold(raw, text_page, index), box, hyphen))
+        # Of its first, middle and last word: one word in bold makes no heading.
+        bold = all(_is_bold(raw, text_page, index) for index in {run[i][2] for i in (0, len(run) // 2, -1)})
+        out.segments.append(Segment(words, size, bold, box, hyphen, turned))
 
 
 def _undoubled(word: str, rect: Rect) -> str:
@@ -171,6 +229,8 @@ def _whole(word: str) -> str:
 
 
 def _is_bold(raw: Any, text_page: Any, index: int) -> bool:
+    if raw.FPDFText_GetFontWeight(text_page, index) >= 600:
+        return True
     buffer = ctypes.create_string_buffer(64)
     flags = ctypes.c_int()
     raw.FPDFText_GetFontInfo(text_page, index, buffer, 64, ctypes.byref(flags))

@@ -258,7 +258,7 @@ def _aligned(page: Page) -> list[Table]:
     found: list[Table] = []
     taken: set[int] = set()
     for side in _sides(page):
-        lines = visual_lines(side)
+        lines = visual_lines([segment for segment in side if not segment.turned])
         start = 0
         while start < len(lines):
             stop = start

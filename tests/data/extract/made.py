@@ -13,7 +13,10 @@ _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 
 
 def pdf(pages: Sequence[str], images: bool = False) -> bytes:
-    """A PDF whose pages have these content streams; font F1 is Helvetica, F2 bold, and Im a 1×1 grey image."""
+    """A PDF whose pages have these content streams; font F1 is Helvetica, F2 bold, Im a 1×1 grey image.
+
+    Font F3 says that its letters a–z are the 26 Chinese characters from U+4E00.
+    """
     objects: list[bytes] = [b"", b""]
     font = "<< /Type /Font /Subtype /Type1 /BaseFont /{} /Encoding /WinAnsiEncoding >>"
     objects += [font.format("Helvetica").encode(), font.format("Helvetica-Bold").encode()]
@@ -21,11 +24,14 @@ def pdf(pages: Sequence[str], images: bool = False) -> bytes:
         b"<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /BitsPerComponent 8 /ColorSpace /DeviceGray /Length 1 >>"
     )
     objects.append(image + b"\nstream\n\x80\nendstream")
+    cmap = b"1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfrange <61> <7a> <4e00> endbfrange"
+    objects.append(b"<< /Length %d >>\nstream\n" % len(cmap) + cmap + b"\nendstream")
+    objects.append(font.format("Helvetica").replace("/Encoding", "/ToUnicode 6 0 R /Encoding").encode())
     kids = []
     for content in pages:
         raw = content.encode("cp1252")
         objects.append(b"<< /Length %d >>\nstream\n" % len(raw) + raw + b"\nendstream")
-        resources = "<< /Font << /F1 3 0 R /F2 4 0 R >> /XObject << /Im 5 0 R >> >>"
+        resources = "<< /Font << /F1 3 0 R /F2 4 0 R /F3 7 0 R >> /XObject << /Im 5 0 R >> >>"
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources {resources} "
             f"/Contents {len(objects)} 0 R >>".encode()

@@ -137,6 +137,81 @@ def test_broken_pdfs_are_told_why(raw: bytes, reason: str) -> None:
     assert caught.value.reason.startswith(reason)
 
 
+def test_a_document_without_pages_is_not_called_encrypted() -> None:
+    for raw in (encrypted(), pdf([])):  # pdfium keeps the reason of the document before
+        with pytest.raises(Unreadable) as caught:
+            extract_pdf(raw)
+    assert caught.value.reason.startswith("broken pdf")
+
+
+def test_a_title_in_the_middle_stands_above_the_heading_at_the_left() -> None:
+    furniture = text_at(60, 770, "Journal of things") + text_at(480, 770, "An author") + text_at(300, 60, "the foot")
+    titles = text_at(230, 700, "The whole title", 20, "F2") + text_at(72, 678, "1 Overview", 20, "F2")
+    found = extract_pdf(pdf([furniture + titles + block(72, 650, LINES)])).text
+    assert found.index("The whole title") < found.index("1 Overview") < found.index("The quick brown fox")
+
+
+def test_a_heading_stands_above_the_table_below_it() -> None:
+    xs, ys = [250, 300, 350], [640, 620, 600]
+    cells = "".join(text_at(xs[c] + 5, ys[r] - 14, f"c{r}{c}") for r in range(2) for c in range(2))
+    page = block(72, 720, LINES) + text_at(72, 655, "2 Data", 14, "F2") + grid(xs, ys) + cells + block(72, 580, LINES)
+    parts = extract_pdf(pdf([page])).text.split("\n\n")
+    assert [part.split(" ")[0] for part in parts] == ["The", "#", "|", "The"]
+
+
+def test_one_bold_word_and_raised_characters_make_no_heading() -> None:
+    bold = "BT /F1 10 Tf 72 700 Td (Some words before the ) Tj /F2 10 Tf (bold) Tj /F1 10 Tf ( one, and after) Tj ET\n"
+    raised = "BT /F1 10 Tf 72 688 Td (it a term) Tj 4 Ts /F1 7 Tf (12) Tj 0 Ts /F1 10 Tf ( and some more words) Tj ET\n"
+    found = extract_pdf(pdf([bold + raised + block(72, 676, LINES)])).text
+    assert "#" not in found and "Some words before the bold one, and after it a term" in found
+
+
+def test_notes_at_the_foot_do_not_cut_the_paragraph_that_goes_on() -> None:
+    sentence = [*LINES[:1], "and the sentence that begins here does not end before the page"]
+    first = block(72, 700, sentence) + text_at(72, 90, "1 A note in small letters at the foot.", 8)
+    found = extract_pdf(pdf([first, block(72, 700, ["is over, but on the next one."])])).text
+    assert "before the page is over, but on the next one.\n\n1 A note in small" in found
+
+
+def test_a_page_number_alone_goes_from_a_single_page() -> None:
+    page = block(72, 700, LINES)
+    for number in ("- 12 -", "Page 3 of 7", "12"):
+        assert number not in extract_pdf(pdf([page + text_at(290, 30, number)])).text
+    assert "Figure 12" in extract_pdf(pdf([page + text_at(290, 30, "Figure 12")])).text
+
+
+def test_hyphens_of_their_own_stay() -> None:
+    lines = [
+        "This is the state-of-the-",
+        "art, that of the years 1999-",
+        "2000, and there are extra-",
+        "ordinary ones.",
+    ]
+    found = extract_pdf(pdf([block(72, 700, lines)])).text
+    assert found == "This is the state-of-the-art, that of the years 1999-2000, and there are extraordinary ones.\n"
+
+
+def turned(x: float, y: float, text: str, matrix: str = "0 1 -1 0", size: float = 10) -> str:
+    return f"BT /F1 {size} Tf {matrix} {x} {y} Tm ({text}) Tj ET\n"
+
+
+def test_text_set_sideways_is_read_as_it_stands_upright() -> None:
+    page = "".join(turned(100 + 12 * i, 72, line) for i, line in enumerate(LINES))
+    assert extract_pdf(pdf([page])).text == extract_pdf(pdf([block(72, 700, LINES)])).text
+    stamp = turned(30, 300, "arXiv:1234.5678v1 [cs.LG] 1 Jan 2020") + turned(200, 300, "DRAFT", ".7 .7 -.7 .7", 60)
+    found = extract_pdf(pdf([block(72, 700, LINES * 4) + stamp])).text
+    assert "arXiv:1234.5678v1 [cs.LG] 1 Jan 2020" in found.split("\n\n")[-1] and "DRAFT" not in found
+
+
+def test_columns_of_vertical_chinese_are_one_paragraph() -> None:
+    def column(x: float, letters: str) -> str:
+        return "".join(text_at(x, 700 - 18 * i, letter, 16, "F3") for i, letter in enumerate(letters))
+
+    right, left = "abdeghno", "opqubdga"  # of one width
+    expected = "".join(chr(0x4E00 + ord(letter) - ord("a")) for letter in right + left)
+    assert extract_pdf(pdf([column(400, right) + column(370, left)])).text == f"{expected}\n"
+
+
 def test_a_table_in_one_column_beside_prose_in_the_other() -> None:
     prose = [f"prose number {i} that fills the whole of its column here" for i in range(30)]
     rows = [["a", "b", "c"], *([f"r{i}", f"{i}.5", f"{i * i}"] for i in range(6))]
