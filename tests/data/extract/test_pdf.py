@@ -209,7 +209,7 @@ def test_columns_of_vertical_chinese_are_one_paragraph() -> None:
 
     right, left = "abdeghno", "opqubdga"  # of one width
     expected = "".join(chr(0x4E00 + ord(letter) - ord("a")) for letter in right + left)
-    assert extract_pdf(pdf([column(400, right) + column(370, left)])).text == f"{expected}\n"
+    assert extract_pdf(pdf([column(400, right) + column(385, left)])).text == f"{expected}\n"
 
 
 def test_a_table_in_one_column_beside_prose_in_the_other() -> None:
