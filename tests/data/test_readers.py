@@ -178,6 +178,44 @@ def test_broken_rows_are_repaired_where_that_is_asked_for(tmp_path: Path) -> Non
     assert [d.text for d in documents] == ["nul \0 byte"] and len(dropped) == 3
 
 
+def test_rows_as_programs_leave_them(tmp_path: Path) -> None:
+    mark = "\ufeff".encode()
+    raw = (
+        mark + b'{"text":"one"}\n' + mark + b'{"text":"two","meta":{"x":NaN,"y":-Infinity}}\n{"text":"raw \x01 byte"}\n'
+    )
+    (tmp_path / "r.jsonl").write_bytes(raw)
+    documents, dropped = read(tmp_path / "r.jsonl", tolerant=True)
+    assert [d.text for d in documents] == ["one", "two", "raw  byte"] and not dropped
+    assert documents[1].meta == {"x": None, "y": None, "format": "jsonl"} and documents[2].meta["repaired"]
+    json.loads(json.dumps(documents[1].meta, allow_nan=False))
+    documents, dropped = read(tmp_path / "r.jsonl")
+    assert [d.text for d in documents] == ["one", "two"] and dropped[0].reason.startswith("not JSON")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_rows_in_utf_16_are_read_where_repair_is_asked_for(tmp_path: Path, encoding: str) -> None:
+    text = '{"text":"行一"}\n{"text":"two \u0a0a \u220a"}\n'
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "r.jsonl").write_bytes((mark + text).encode(encoding))
+    documents, dropped = read(tmp_path / "r.jsonl", tolerant=True)
+    assert [d.text for d in documents] == ["行一", "two \u0a0a \u220a"] and not dropped
+    assert documents[0].meta["encoding"] == encoding[:6]
+    assert not read(tmp_path / "r.jsonl")[0]
+
+
+def test_binary_columns_hold_text_and_packing_is_told_by_the_bytes(tmp_path: Path) -> None:
+    values = pyarrow.array(["bytes 行".encode(), b"\xff\xfe", None], pyarrow.binary())
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "b.parquet")
+    documents, dropped = read(tmp_path / "b.parquet")
+    assert [d.text for d in documents] == ["bytes 行"]
+    assert [d.reason.split(":")[0] for d in dropped] == ["not UTF-8", "row without text"]
+    (tmp_path / "plain.jsonl.gz").write_bytes(jsonl([{"text": "plain"}]))
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(jsonl([{"text": "packed"}])))
+    (tmp_path / "zst.jsonl.gz").write_bytes(zstandard.ZstdCompressor().compress(jsonl([{"text": "zst"}])))
+    for name in ("plain.jsonl.gz", "packed.jsonl", "zst.jsonl.gz"):
+        assert [d.text for d in read(tmp_path / name)[0]] == [name.split(".")[0]]
+
+
 def test_files_behind_urls(tmp_path: Path) -> None:
     store = fsspec.filesystem("memory")
     for name, raw in {"a.txt": b"one", "sub/b.md": b"two", "sub/c.png": b"x", "sub/.hid.txt": b"x"}.items():

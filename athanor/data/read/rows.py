@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from athanor.data.extract.types import Extracted, Unreadable
 from athanor.data.read.locate import open_bytes
-from athanor.data.read.streams import damaged, lines
+from athanor.data.read.streams import damaged, lines, open_stream
 from athanor.errors import AthanorError, MissingLibrary
 
 #: A string's largest JSON form: every byte as \u00XX.
@@ -18,6 +20,9 @@ _JSON_BLOWUP = 6
 KEPT_FIELDS = ("id", "url", "title", "language", "date", "source", "domain", "license")
 _MAX_META_CHARS = 20_000
 _BATCH_ROWS = 1024
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_WIDE_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+               (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 
 Found = Extracted | Unreadable
 
@@ -25,6 +30,11 @@ Found = Extracted | Unreadable
 def row_document(row: dict[str, Any], text_key: str, max_bytes: int, part: str, kind: str, repair: bool) -> Found:
     """The document of one row, or why it has none."""
     value = row.get(text_key)
+    if isinstance(value, bytes):  # a binary column, as many programs write text
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            return Unreadable(f"not UTF-8: byte 0x{value[error.start]:02x} in the row", part)
     if not isinstance(value, str):
         return Unreadable(f"row without text: field {text_key!r} is {type(value).__name__}", part)
     if not value.strip():
@@ -40,7 +50,7 @@ def row_document(row: dict[str, Any], text_key: str, max_bytes: int, part: str, 
             return Unreadable("empty: nothing but lone surrogates", part)
     if size > max_bytes:
         return Unreadable(f"larger than max_document_bytes: {size} bytes", part)
-    if repair and "\0" in value:
+    if repair and _CONTROLS.search(value):
         value, _ = _without_controls(value, meta)
     return Extracted(value, meta, part)
 
@@ -80,13 +90,15 @@ def _row_meta(row: dict[str, Any], text_key: str, kind: str) -> dict[str, Any]:
             if isinstance(meta.get(key), (str, int)) and len(str(meta[key])) < 2000
         }
     else:
-        meta = json.loads(written)  # dates and the like as text, as any later stage would have them
+        # Dates and the like as text, as any later stage would have them; NaN and infinity are no JSON.
+        meta = json.loads(written, parse_constant=lambda name: None)
     return meta | {"format": kind}
 
 
 def jsonl(path: Path | str, text_key: str, max_bytes: int, repair: bool) -> Iterator[Found]:
     """Rows of a jsonl file, plain or packed; ``part`` is the line from 1."""
-    for number, line in enumerate(lines(path, max_bytes * _JSON_BLOWUP), 1):
+    encoding = _wide_encoding(path) if repair else None
+    for number, line in enumerate(lines(path, max_bytes * _JSON_BLOWUP, encoding), 1):
         part = str(number)
         if line is None:
             yield Unreadable("larger than max_document_bytes: the whole line", part)
@@ -94,7 +106,8 @@ def jsonl(path: Path | str, text_key: str, max_bytes: int, repair: bool) -> Iter
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            # Files put together keep the marks that each began with.
+            row = json.loads(line.decode("utf-8-sig"), strict=not repair)
         except UnicodeDecodeError as error:
             row = _repaired_row(line) if repair else None
             if row is None:
@@ -107,9 +120,22 @@ def jsonl(path: Path | str, text_key: str, max_bytes: int, repair: bool) -> Iter
             yield Unreadable(f"not JSON: {error}", part)
             continue
         if isinstance(row, dict):
-            yield row_document(row, text_key, max_bytes, part, "jsonl", repair)
+            found = row_document(row, text_key, max_bytes, part, "jsonl", repair)
+            if encoding and isinstance(found, Extracted):
+                found.meta["encoding"] = encoding
+            yield found
         else:
             yield Unreadable(f"row without text: {type(row).__name__} instead of an object", part)
+
+
+def _wide_encoding(path: Path | str) -> str | None:
+    """UTF-16 or UTF-32, where the file begins with its mark: a line of it is not to be told by its bytes."""
+    try:
+        with open_stream(path) as stream:
+            head = stream.read(4)
+    except (OSError, EOFError, AthanorError):
+        return None
+    return next((name for mark, name in _WIDE_MARKS if head.startswith(mark)), None)
 
 
 def _repaired_row(line: bytes) -> Any:

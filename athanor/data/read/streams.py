@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,36 +15,59 @@ import zstandard
 from athanor.data.read.locate import expand, open_bytes
 from athanor.errors import AthanorError
 
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_PLAIN_STARTS = (b"{", b"\xef\xbb\xbf{", b"WARC")
 _STREAM_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 
-def lines(path: Path | str, max_line_bytes: int = 2**62) -> Iterator[bytes | None]:
-    """Lines of a plain, ``.gz`` or ``.zst`` file; None stands for a line longer than ``max_line_bytes``.
+def lines(path: Path | str, max_line_bytes: int = 2**62, encoding: str | None = None) -> Iterator[bytes | None]:
+    """Lines of a plain, gzip or zstd file; None stands for a line longer than ``max_line_bytes``.
 
-    ``AthanorError`` when the compressed stream is damaged or ends early, after the lines that are whole.
+    The bytes are those of the file, or UTF-8 where ``encoding`` says what the file is in. ``AthanorError`` when the
+    compressed stream is damaged or ends early, after the lines that are whole.
     """
     with open_stream(path) as stream:
+        readline = stream.readline if encoding is None else _transcoded(stream, encoding)
         try:
-            while line := stream.readline(max_line_bytes + 1):
+            while line := readline(max_line_bytes + 1):
                 if len(line) <= max_line_bytes:
                     yield line
                     continue
                 while line and not line.endswith(b"\n"):
-                    line = stream.readline(1 << 20)
+                    line = readline(1 << 20)
                 yield None
         except _STREAM_ERRORS as error:
             kind = "zstd" if isinstance(error, zstandard.ZstdError) else "gzip"
             raise damaged(path, f"{kind} stream: {error}") from None
 
 
+def _transcoded(stream: Any, encoding: str) -> Callable[[int], bytes]:
+    text = io.TextIOWrapper(stream, encoding, errors="replace", newline="\n")
+    return lambda n_chars: text.readline(n_chars).encode("utf-8", "replace")
+
+
 def open_stream(path: Path | str) -> io.BufferedIOBase | IO[bytes]:
-    """The unpacked bytes of a plain, ``.gz`` or ``.zst`` file, local or behind a URL."""
-    name = str(path).lower().split("?")[0]
-    if name.endswith(".gz"):
-        return _GzipStream(open_bytes(path))
-    if name.endswith(".zst"):
-        return io.BufferedReader(ZstdFile(open_bytes(path), path), 1 << 20)
-    return open_bytes(path)
+    """The unpacked bytes of a plain, gzip or zstd file, local or behind a URL.
+
+    What it is packed with is told by its first bytes: downloads are unpacked under way and keep the name ``….gz``, and
+    packed files lose theirs. What begins neither as packed nor as rows or records goes by its name.
+    """
+    raw = open_bytes(path)
+    try:
+        head = raw.read(4)
+        raw.seek(0)
+        name = str(path).lower().split("?")[0]
+        kind = "gz" if head.startswith(_GZIP) else "zst" if head == _ZSTD else ""
+        if not kind and not head.startswith(_PLAIN_STARTS):
+            kind = name.rpartition(".")[2]
+        if kind == "gz":
+            return _GzipStream(raw)
+        if kind == "zst":
+            return io.BufferedReader(ZstdFile(raw, path), 1 << 20)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
 
 
 class _GzipStream(gzip.GzipFile):
