@@ -9,7 +9,7 @@ from typing import Any
 from athanor.data.extract.charts import chart_table
 from athanor.data.extract.omml import child, local, omml_to_latex, val, whole
 from athanor.data.extract.ooxml import Package
-from athanor.data.extract.scripts import join_inline
+from athanor.data.extract.scripts import join_inline, raised
 from athanor.data.extract.tables import Cell, render_table
 from athanor.data.extract.types import Extracted, Unreadable
 
@@ -202,7 +202,9 @@ class _Reader:
             name = local(item)
             if name == "r":
                 found = child(item, "t")
-                pieces.append(found.text or "" if found is not None else "")
+                shift = whole(val(child(item, "rPr"), "baseline"), 0, -100_000, 100_000)
+                align = "superscript" if shift > 0 else "subscript" if shift < 0 else None
+                pieces.append(raised(found.text or "", align) if found is not None else "")
             elif name == "br":
                 pieces.append("\n")
             elif name == "fld":

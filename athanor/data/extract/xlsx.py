@@ -31,7 +31,7 @@ def extract_xlsx(raw: bytes) -> Extracted:
     import python_calamine
 
     if not raw.startswith(_OLE):
-        _check_package(raw)
+        raw = _checked_package(raw)
     try:
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(raw))
         sheets = [item.name for item in book.sheets_metadata if _is_shown(item)]
@@ -56,19 +56,79 @@ def _is_shown(item: Any) -> bool:
     return str(item.visible).endswith("Visible") and str(item.typ).endswith("WorkSheet")
 
 
-def _check_package(raw: bytes) -> None:
-    """Refuse zip bombs and sheets whose cells lie too far apart, before the library unpacks anything."""
+def _checked_package(raw: bytes) -> bytes:
+    """The workbook, its sheets of cells far apart drawn together.
+
+    ``Unreadable`` for zip bombs and for sheets that stay too large, before the library unpacks anything.
+    """
     try:
         archive = zipfile.ZipFile(io.BytesIO(raw))
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise Unreadable(f"broken xlsx: {error}") from None
     budget = ZipBudget(archive)
+    changed: dict[str, bytes] = {}
     for name in archive.namelist():
         if not name.endswith((".xml", ".bin", ".rels")):
             continue
         part = budget.read(name)
-        if "worksheets/" in name and (n_cells := _extent(part)) > MAX_CELLS:
-            raise Unreadable(f"sheet too large: {name} spans {n_cells} cells")
+        if "worksheets/" in name and _extent(part) > MAX_CELLS:
+            changed[name] = _drawn_together(part)
+            if (n_cells := _extent(changed[name])) > MAX_CELLS:
+                raise Unreadable(f"sheet too large: {name} spans {n_cells} cells")
+    return _repacked(archive, budget, changed) if changed else raw
+
+
+def _repacked(archive: zipfile.ZipFile, budget: ZipBudget, changed: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for name in archive.namelist():
+            if name in changed or name.endswith((".xml", ".bin", ".rels")):
+                packed.writestr(name, changed.get(name) or budget.read(name))
+    return out.getvalue()
+
+
+def _drawn_together(part: bytes) -> bytes:
+    """A sheet with each run of empty rows and of empty columns as one: a stray cell far away costs nothing then."""
+    found = [(int(match[2]), _column(match[1])) for match in _VALUE_CELL.finditer(part)]
+    rows, columns = (_closer(sorted({place[axis] for place in found})) for axis in (0, 1))
+
+    def moved(letters: bytes, row: bytes) -> bytes | None:
+        new_row, new_column = rows.get(int(row)), columns.get(_column(letters))
+        return None if new_row is None or new_column is None else _letters(new_column) + b"%d" % new_row
+
+    def cell(match: re.Match[bytes]) -> bytes:
+        place = moved(match[2], match[3])
+        return b"" if place is None else match[1] + place + match[4]
+
+    def row(match: re.Match[bytes]) -> bytes:
+        number = rows.get(int(match[2]))
+        return match[0] if number is None else match[1] + b"%d" % number + match[3]
+
+    def merged(match: re.Match[bytes]) -> bytes:
+        ends = moved(match[2], match[3]), moved(match[4], match[5])
+        return match[1] + ends[0] + b":" + ends[1] + b'"' if ends[0] and ends[1] else b""
+
+    part = re.sub(rb"<(?:\w+:)?dimension [^>]*/>", b"", part)
+    part = re.sub(rb"<(?:\w+:)?c [^>]*?/>", b"", part)
+    part = re.sub(rb'(<(?:\w+:)?c [^>]*?\br=")([A-Z]{1,3})(\d{1,7})(")', cell, part)
+    part = re.sub(rb'(<(?:\w+:)?row [^>]*?\br=")(\d{1,7})(")', row, part)
+    return re.sub(rb'(<(?:\w+:)?mergeCell [^>]*?\bref=")([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"', merged, part)
+
+
+def _closer(used: list[int]) -> dict[int, int]:
+    """Used rows or columns → their new numbers, with one empty one where there were several."""
+    out: dict[int, int] = {}
+    for before, number in zip([0, *used], used, strict=False):
+        out[number] = out.get(before, 0) + min(number - before, 2)
+    return out
+
+
+def _letters(number: int) -> bytes:
+    out = b""
+    while number:
+        number, letter = divmod(number - 1, 26)
+        out = bytes([65 + letter]) + out
+    return out
 
 
 def _extent(part: bytes) -> int:
@@ -172,7 +232,7 @@ def _block_parts(
 
 
 def _shown(value: Any) -> str:
-    """A value as the sheet shows it: 3.0 is 3, a date at midnight is a date."""
+    """A value as the sheet shows it: 3.0 is 3, a date at midnight is a date, a duration is in hours."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
@@ -181,6 +241,9 @@ def _shown(value: Any) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"
     if isinstance(value, datetime.datetime):
         return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
+    if isinstance(value, datetime.timedelta):
+        minutes, seconds = divmod(round(value.total_seconds()), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     return "" if value is None else str(value)

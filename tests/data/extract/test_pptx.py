@@ -66,6 +66,19 @@ def test_lists_tables_and_notes() -> None:
     assert found.meta["pages"] == 1 and found.meta["tables"] == 1
 
 
+def test_raised_and_lowered_characters() -> None:
+    made = Presentation()
+    slide = made.slides.add_slide(made.slide_layouts[6])
+    paragraph = slide.shapes.add_textbox(0, 0, 1000, 1000).text_frame.paragraphs[0]
+    for text, baseline in (("10", 0), ("6", 30000), (" H", 0), ("2", -25000), ("O", 0)):
+        run = paragraph.add_run()
+        run.text = text
+        run.font._element.set("baseline", str(baseline))
+    out = io.BytesIO()
+    made.save(out)
+    assert extract_pptx(out.getvalue()).text == "10⁶ H₂O\n"
+
+
 def test_charts_are_the_numbers_behind_them() -> None:
     made = Presentation()
     slide = made.slides.add_slide(made.slide_layouts[6])

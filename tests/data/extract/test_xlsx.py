@@ -79,15 +79,40 @@ def test_hidden_sheets_and_empty_cells_far_away_are_left_out() -> None:
     assert "no" not in found.text.split() and found.meta["sheets"] == 1 and found.text.count("\n") == 5
 
 
-def corners(made: Any) -> None:
-    made.active["A1"] = 1
-    made.active["XFD1048576"] = 2
+def test_a_stray_cell_far_away_costs_nothing() -> None:
+    def fill(made: Any) -> None:
+        rows(made.active, 1, 1, [["name", "n", "total"], ["甲", 1, None], ["乙", 2, 3]])
+        made.active.merge_cells("C2:C3")
+        made.active["C2"] = "both"
+        rows(made.active, 1_048_575, 16_383, [["far", "away"], ["x", 2]])
+        rows(made.create_sheet("Other"), 1, 1, [["a", "b"], [1, 2]])
+
+    found = extract_xlsx(book(fill))
+    assert '<td rowspan="2">both</td>' in found.text and "| far | away |\n| --- | --- |\n| x | 2 |" in found.text
+    assert "## Other\n\n| a | b |" in found.text and found.meta["tables"] == 3
+
+
+def test_durations_are_in_hours() -> None:
+    def fill(made: Any) -> None:
+        rows(
+            made.active,
+            1,
+            1,
+            [["time", datetime.timedelta(hours=30, minutes=5)], ["more", datetime.timedelta(seconds=61)]],
+        )
+
+    assert "30:05:00" in (found := extract_xlsx(book(fill)).text) and "0:01:01" in found
+
+
+def diagonal(made: Any) -> None:
+    for i in range(1, 4_001):
+        made.active.cell(i, i).value = 1
 
 
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (book(corners), "sheet too large"),
+        (book(diagonal), "sheet too large"),
         (book(lambda made: None), "empty"),
         (book(lambda made: made.active.append([1, 2]))[:-200], "broken xlsx"),
         (b"PK\x03\x04", "broken xlsx"),
