@@ -255,7 +255,8 @@ def _zip_kind(raw: bytes) -> str:
     for start, kind in (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx")):
         if any(name.startswith(start) for name in names):
             return kind
-    return "epub" if "mimetype" in names or "META-INF/container.xml" in names else "zip"
+    is_book = "mimetype" in names or "META-INF/container.xml" in names or any(n.endswith(".opf") for n in names)
+    return "epub" if is_book else "zip"
 
 
 def _text(raw: bytes, name: str, options: Options) -> Extracted:

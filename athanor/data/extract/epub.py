@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from athanor.data.extract.epub_notes import with_notes
 from athanor.data.extract.html import extract_html
 from athanor.data.extract.html_decode import decode
 from athanor.data.extract.html_tree import as_html
@@ -49,12 +50,20 @@ def extract_epub(
 def _book(names: list[str], budget: ZipBudget, max_member_bytes: int, meta: dict[str, Any]) -> Extracted:
     texts: list[str] = []
     counts = {"tables": 0, "formulas": 0, "unreadable_chapters": 0}
+    sources: dict[str, str] = {}
     for name in names:
         try:
-            page = chapter(budget.read(name, max_member_bytes), max_member_bytes)
+            sources[name] = decode(budget.read(name, max_member_bytes))[0]
         except Unreadable as error:
             if error.reason.startswith(("too large after", "compression ratio")):
                 raise  # the archive is hostile: nothing in it is worth a further byte
+            counts["unreadable_chapters"] += 1
+    for source in with_notes(sources).values():
+        try:
+            page = chapter(source, max_member_bytes)
+        except Unreadable as error:
+            if error.reason.startswith(("too large after", "compression ratio")):
+                raise
             counts["unreadable_chapters"] += not error.reason.startswith(("no text", "empty page"))
             continue
         texts.append(page.text)
@@ -66,9 +75,8 @@ def _book(names: list[str], budget: ZipBudget, max_member_bytes: int, meta: dict
     return Extracted("\n\n".join(texts), meta)
 
 
-def chapter(raw: bytes, max_bytes: int = MAX_MEMBER_BYTES) -> Extracted:
+def chapter(text: str, max_bytes: int = MAX_MEMBER_BYTES) -> Extracted:
     """The text of one XHTML document: all of it, since books have no navigation around their text."""
-    text, _ = decode(raw)
     return extract_html(as_html(text), main_text=False, max_bytes=max_bytes)
 
 
@@ -106,12 +114,16 @@ def _spine(package: Any, folder: str) -> list[str]:
     items = {node.get("id"): node for node in _named(package, "item")}
     order = [items[ref] for node in _named(package, "itemref") if (ref := node.get("idref")) in items]
     names = []
+    contents = {posixpath.normpath(posixpath.join(folder, unquote((node.get("href") or "").split("#", 1)[0])))
+                for node in _named(package, "reference") if (node.get("type") or "").lower() == "toc"}  # fmt: skip
     for item in order or items.values():
         is_navigation = "nav" in (item.get("properties") or "").split()
         if item.get("href") and not is_navigation and (item.get("media-type") or "").lower() in _DOCUMENT_TYPES:
             path = unquote(item.get("href").split("#", 1)[0])
             names.append(posixpath.normpath(posixpath.join(folder, path)))
-    return list(dict.fromkeys(names))
+    names = list(dict.fromkeys(names))
+    # A page of links to the chapters, as EPUB 2 names it in its guide; a book of one document names that.
+    return [name for name in names if name not in contents] if len(names) > len(contents) + 1 else names
 
 
 def _encrypted(budget: ZipBudget, archive: zipfile.ZipFile) -> set[str]:
@@ -128,6 +140,9 @@ def _book_meta(package: Any) -> dict[str, Any]:
     for key, name in (("title", "title"), ("author", "creator"), ("language", "language")):
         texts = [" ".join("".join(node.itertext()).split()) for node in _named(package, name)]
         texts = [text for text in texts if text]
-        if texts:
-            meta[key] = texts[0].lower().split("-")[0] if key == "language" else texts[0][:500]
+        if texts and key == "language":
+            code = texts[0].lower().replace("_", "-").split("-")[0]
+            meta |= {"language": code} if code.isascii() and code.isalpha() and len(code) in (2, 3) else {}
+        elif texts:
+            meta[key] = texts[0][:500]
     return meta

@@ -59,6 +59,24 @@ def test_chapters_come_in_the_order_of_the_spine_once() -> None:
     }  # fmt: skip
 
 
+def test_notes_are_told_by_their_type_or_by_links_to_and_fro() -> None:
+    one = PAGE.format("一").replace("End 一", 'End<sup><a id="r" href="two.xhtml#n">[1]</a></sup>, <a href="#x">1</a>')
+    two = PAGE.format("二").replace("End 二", 'End<a epub:type="noteref" href="#m">*</a>')
+    notes = (
+        '<p><a id="n" href="one%20a.xhtml#r">[1]</a> 注一。</p><aside epub:type="footnote" id="m"><p>注二。</p></aside>'
+    )
+    two = two.replace("</body>", f"{notes}</body>")
+    found = extract_epub(book(**{"OEBPS/text/one a.xhtml": one, "OEBPS/text/two.xhtml": two})).text
+    assert "End[^1], 1." in found and "End[^2]." in found and found.endswith("[^1]: 注一。\n\n[^2]: 注二。")
+
+
+def test_the_guides_page_of_contents_and_languages_that_are_none() -> None:
+    guide = '<guide><reference type="toc" href="text/one%20a.xhtml"/></guide></package>'
+    changed = PACKAGE.replace("</package>", guide).replace("zh-CN", "Chinese (simplified)")
+    found = extract_epub(book(**{"OEBPS/content.opf": changed}))
+    assert found.text.startswith("# 二") and found.meta["chapters"] == 1 and "language" not in found.meta
+
+
 def test_path_and_missing_container(tmp_path: Path) -> None:
     path = tmp_path / "b.epub"
     path.write_bytes(book(**{"META-INF/container.xml": None}))
