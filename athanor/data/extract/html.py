@@ -7,13 +7,17 @@ from typing import Any
 
 from athanor.data.extract.html_blocks import Block, Walker, write
 from athanor.data.extract.html_decode import clean_text, decode
+from athanor.data.extract.html_fill import is_article
 from athanor.data.extract.html_math import Formulas, take_formulas
+from athanor.data.extract.html_prepare import prepare, scriptless_text, stated_text
 from athanor.data.extract.html_select import select
 from athanor.data.extract.html_tree import as_html, clear, parse
 from athanor.data.extract.types import Extracted, Unreadable
 
 #: Bytes of a page; larger ones are data dumps and listings, and cost more than they hold.
 MAX_BYTES = 20 * 2**20
+#: A page with less text is looked through for text that only readers without scripts see.
+_SHORT = 200
 
 
 def extract_html(
@@ -40,23 +44,39 @@ def extract_html(
         raise Unreadable("empty page")
     root = parse(as_html(source) if source.lstrip().startswith("<?xml") else source)
     meta |= page_meta(root, url)
-    blocks, formulas = blocks_of(root, source)
-    if not blocks:
-        raise Unreadable("no text")
-    chosen = select(root, blocks) if main_text else [True] * len(blocks)
-    kept = [block for block, keep in zip(blocks, chosen, strict=True) if keep]
-    text = write(kept, formulas).strip()
+    stated = stated_text(root, source) if main_text else ""
+    title = meta.get("title", "")
+    text, counts = _read(root, source, main_text, title, is_article(root, source))
+    # A page that scripts fill holds its text elsewhere, or the opening of it and a barrier.
+    if 2 * len(text) < len(stated):
+        text, counts = _read(parse(f"<div>{stated}</div>"), stated, False)
+    elif len(text) < _SHORT and main_text and "<noscript" in source:
+        hidden = scriptless_text(parse(source))
+        other, others = _read(parse(f"<div>{hidden}</div>"), hidden, True)
+        if len(other) > 2 * len(text):
+            text, counts = other, others
     if not text:
         raise Unreadable("no text")
-    for name, count in (("tables", sum(b.kind == "table" for b in kept)), ("formulas", count_formulas(kept, formulas))):
-        if count:
-            meta[name] = count
-    return Extracted(text, meta)
+    return Extracted(text, meta | counts)
+
+
+def _read(
+    root: Any, source: str, main_text: bool, title: str = "", article: bool = False
+) -> tuple[str, dict[str, int]]:
+    """(text, how many tables and formulas where there are any) of a tree, which it changes."""
+    blocks, formulas = blocks_of(root, source)
+    if not blocks:
+        return "", {}
+    chosen = select(root, blocks, title, article) if main_text else [True] * len(blocks)
+    kept = [block for block, keep in zip(blocks, chosen, strict=True) if keep]
+    counts = {"tables": sum(b.kind == "table" for b in kept), "formulas": count_formulas(kept, formulas)}
+    return write(kept, formulas).strip(), {name: count for name, count in counts.items() if count}
 
 
 def blocks_of(root: Any, source: str) -> tuple[list[Block], Formulas]:
     """Formulas taken out, noise dropped, the rest as blocks. Changes the tree."""
     formulas = take_formulas(root, source)
+    prepare(root)
     clear(root)
     body = root.find("body")
     return Walker(source, formulas).walk(root if body is None else body), formulas

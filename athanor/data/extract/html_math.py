@@ -21,8 +21,8 @@ from athanor.data.extract.mathml import math_to_latex, unwrapped
 _HINTS = (
     "<math", ":math", "katex", "mathjax", "mjx-", "math/tex", "math/mml", "text/tex", "latex", "tex-math", "d-math",
     "mwe-math", "math-renderer", "language-math", "lang-math", "eeimg", "ee_img", "mimetex", "mathtex", "cht=tx",
-    "/equation?", "math/render", "class=\"math", "class='math", "class=math", "math-tex", "ztext-math", "\"tex\"",
-    "'tex'", "class=tex", "data-tex=", "data-formula=", "data-equation=", "data-math=", "data-expr=",
+    "/equation?", "math/render", "class=\"math", "class='math", "class=math", "math-tex", "ztext-math", "arithmatex",
+    "\"tex\"", "'tex'", "class=tex", "data-tex=", "data-formula=", "data-equation=", "data-math=", "data-expr=",
 )  # fmt: skip
 _DATA_ATTRIBUTES = ("data-tex", "data-latex", "data-formula", "data-equation", "data-katex", "data-math", "data-expr")
 #: What MathJax 2 draws beside its script, and previews.
@@ -45,6 +45,8 @@ _TEX_CLASS = frozenset(["tex", "latex", "math", "equation", "mathtex", "ee_img",
                        + ["mwe-math-fallback-image-display", "formula"])  # fmt: skip
 _DELIMITED = re.compile(r"\\\(|\\\[|\$")
 _OUTER = re.compile(r"^(?:\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\])$", re.DOTALL)
+_NUMBERED = re.compile(r"^(?:\((\w[\w.]*)\)\s*)?\\\[((?:(?!\\\[).)*)\\\]$", re.DOTALL)
+_TEX_SIGN = re.compile(r"\\[A-Za-z]|[_^]")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SIGNS = re.compile(r"[\\^_=+<>/*|{}()]|[^\x00-\x7f]")
 #: Inside these a displayed formula stays part of the line; elsewhere it becomes a paragraph.
@@ -150,7 +152,7 @@ def _by_class(element: Any, css: set[str]) -> tuple[str, bool] | None:
         latex = _inner_math(element)
         if latex is None:
             # Without the MathML half nothing but the drawn signs is left.
-            latex = _drawn_text(element)
+            latex = _text_of_mathml(element) or _drawn_text(element)
         outer = element.iterancestors()
         return latex, "katex-display" in css or any("katex-display" in (a.get("class") or "") for a in outer)
     if "mwe-math-element" in css or "mjx-container" in css:
@@ -160,6 +162,8 @@ def _by_class(element: Any, css: set[str]) -> tuple[str, bool] | None:
         return _mathjax(element, css)
     if "math" in css and css & {"inline", "display"} or "math-tex" in css or "ztext-math" in css:
         return _plain(element, "display" in css)
+    if "math" in css or "arithmatex" in css:
+        return _delimited(element)
     if "language-math" in css or "lang-math" in css:
         return _plain(element, element.tag == "pre" or element.getparent().tag == "pre")
     return None
@@ -175,6 +179,29 @@ def _plain(element: Any, display: bool) -> tuple[str, bool] | None:
     if not text or (_DELIMITED.search(text) and not display and not _OUTER.match(text)):
         return None
     return text, display or text.startswith(("$$", "\\["))
+
+
+def _delimited(element: Any) -> tuple[str, bool] | None:
+    r"""A formula that its class only calls "math" (Sphinx, MkDocs, Discourse): between delimiters, or plainly TeX.
+
+    The number that Sphinx writes before a displayed one becomes its ``\tag``.
+    """
+    display = element.tag in BLOCK_TAGS
+    found = _NUMBERED.match(element.text_content().strip())
+    if found:
+        number, latex = found.groups()
+        return (latex.strip() + f"\\tag{{{number}}}" if number else latex), True
+    text = element.text_content().strip()
+    if _OUTER.match(text) or (len(element) == 0 and _TEX_SIGN.search(text) and not _DELIMITED.search(text)):
+        return _plain(element, display)
+    return None
+
+
+def _text_of_mathml(element: Any) -> str:
+    """TeX of a KaTeX formula whose MathML lost its tags, as in sanitised blogs: the annotation's text comes last."""
+    node = next((n for n in element.iter("span") if "katex-mathml" in (n.get("class") or "")), None)
+    pieces = re.split(r"\n\s*\n", node.text_content().strip()) if node is not None else []
+    return str(pieces[-1]).strip() if len(pieces) > 1 else ""
 
 
 def _mathjax(element: Any, css: set[str]) -> tuple[str, bool] | None:
@@ -242,8 +269,9 @@ def _script(element: Any) -> tuple[str, bool] | None:
 
 def _container(element: Any) -> tuple[str, bool] | None:
     latex = _inner_math(element)
-    if latex is None:
-        latex = element.get("aria-label") or _drawn_text(element)
+    if latex is None:  # MathJax 4 writes its source to what it draws; what it would speak comes last
+        source = next((n.get("data-latex") for n in element.iter("mjx-math") if n.get("data-latex")), None)
+        latex = source or _drawn_text(element) or element.get("aria-label") or ""
     return latex, element.get("display") == "true"
 
 

@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from athanor.data.extract import html_fill as fill
 from athanor.data.extract.html_blocks import Block
 
 _WIDGETS = re.compile(
@@ -28,7 +29,8 @@ _WIDGETS = re.compile(
     r"sharebar|social|subscri(?:be|ption)|sign-?up|adverts?|ads?|advertisement|sponsor(?:ed|s)?|breadcrumbs?|byline|"
     r"copyright|disclaimer|cookie|consent|paywall|outbrain|taboola|popular|trending|more-?(?:news|stories|from)|"
     r"read-?more|author-?(?:bio|box|info|card)|about-?author|comments?|disqus|pagination|pager|tags?|tag-list|"
-    r"(?:post|entry)-?meta|postinfo|meta)(?:$|[\s_-])",
+    r"(?:post|entry)-?meta|postinfo|meta|(?:post|user)-?(?:profile|info|details)|post-?likes|signature|online-?list|"
+    r"jump-?box)(?:$|[\s_-])",
     re.IGNORECASE,
 )
 #: Parts of a page's frame, as classes and ids name them: a page that has any is not plain.
@@ -102,16 +104,27 @@ class Page:
                     held[element] += n
         return held
 
+    def box(self, chosen: list[bool]) -> tuple[Any, int, int]:
+        """The innermost element that holds four fifths of the chosen text (``None``: no one does); first, last."""
+        total, held = self.size(chosen), self.held(chosen)
+        holders = [element for element, n in held.items() if n >= 0.8 * total]
+        inner = max(holders, key=lambda element: sum(1 for _ in element.iterancestors()), default=None)
+        return inner, chosen.index(True), len(chosen) - 1 - chosen[::-1].index(True)
 
-def select(root: Any, blocks: list[Block]) -> list[bool]:
-    """For each block whether it is content. Something is chosen wherever there is any text at all."""
+
+def select(root: Any, blocks: list[Block], title: str = "", is_article: bool = False) -> list[bool]:
+    """For each block whether it is content. Something is chosen wherever there is any text at all.
+
+    ``title`` is what the page calls itself; ``is_article`` that it declares itself a news or blog article. Such a page
+    has one body, and its title, captions and boxes are no part of it; of other pages all that stands with the text is.
+    """
     page = Page(root, blocks)
     aside = [any(node.tag in _ASIDE_TAGS for node in page.path(block)) for block in blocks]
     whole = [not beside for beside in aside]
     if not any(whole):
         return [True] * len(blocks)
     if _is_plain(page, aside):
-        return whole
+        return _without_edges(page)
     if len(blocks) > _MAX_BLOCKS or root.xpath("count(.//*)") > _MAX_ELEMENTS:
         return _without_widgets(page, _without_links(page, whole))
     chosen = [kept and not beside for kept, beside in zip(_by_library(page, aside), aside, strict=True)]
@@ -123,7 +136,12 @@ def select(root: Any, blocks: list[Block]) -> list[bool]:
         changed = rule(page, chosen)
         if any(changed):
             chosen = changed
-    return _short_main(page, aside, chosen)
+    chosen = fill.with_declared_posts(page, chosen)
+    if is_article:
+        return _short_main(page, aside, chosen)
+    for rule in (fill.with_posts, fill.with_captions, fill.with_between):
+        chosen = rule(page, chosen)
+    return fill.with_title(page, _short_main(page, aside, chosen), title)
 
 
 def _short_main(page: Page, aside: list[bool], chosen: list[bool]) -> list[bool]:
@@ -148,7 +166,20 @@ def _is_plain(page: Page, aside: list[bool]) -> bool:
     if any(aside) or links > 0.25 * total:
         return False
     nodes = {node for block in page.blocks for node in page.path(block)}
+    if any(node.tag in ("main", "article") for node in nodes) and not all(
+        any(node.tag in ("main", "article") for node in page.path(block)) for block in page.blocks
+    ):
+        return False
     return not any(page.is_widget(node) or _FRAME.search(_names(node)) for node in nodes)
+
+
+def _without_edges(page: Page) -> list[bool]:
+    """All but the lines of links that open and close a page."""
+    linked = [block.n_chars > 0 and block.n_link_chars >= _LINKED * block.n_chars for block in page.blocks]
+    if all(linked):
+        return [True] * len(linked)
+    first, last = linked.index(False), len(linked) - 1 - linked[::-1].index(False)
+    return [first <= at <= last for at in range(len(linked))]
 
 
 def _by_library(page: Page, aside: list[bool]) -> list[bool]:
@@ -240,7 +271,7 @@ def _same_parent(page: Page, chosen: list[bool]) -> list[bool]:
     if 2 * held[home] <= page.size(chosen):
         return chosen
     out = [
-        kept or (parent is home and n >= 40 and block.element.tag == "p" and block.link_density < 0.1)
+        kept or (parent is home and n >= 40 and block.element.tag in ("p", "section") and block.link_density < 0.1)
         for block, parent, n, kept in zip(page.blocks, parents, page.weights, chosen, strict=True)
     ]
     first = out.index(True)
@@ -270,11 +301,7 @@ def _signature(path: list[Any]) -> tuple[tuple[str, str], ...]:
 
 def _with_structure(page: Page, chosen: list[bool]) -> list[bool]:
     """Add tables, listings and formulas inside the element that holds the text, and headings between its blocks."""
-    total, held = page.size(chosen), page.held(chosen)
-    holders = [element for element, n in held.items() if n >= 0.8 * total]
-    box = max(holders, key=lambda element: sum(1 for _ in element.iterancestors()), default=None)
-    first = chosen.index(True)
-    last = len(chosen) - 1 - chosen[::-1].index(True)
+    box, first, last = page.box(chosen)
     out = list(chosen)
     for at in range(first, len(chosen)):
         block = page.blocks[at]

@@ -43,7 +43,7 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGN
 #: signs, texts for screen readers.
 _NOISE_CLASS = re.compile(
     r"(?:^|\s)(?:linenos?|linenodiv|line-?numbers?(?:-rows)?|gutter|headerlink|header-?anchor|anchorjs-link|"
-    r"mw-editsection|mw-cite-backlink|mw-jump-link|noprint|sr-only|visually-?hidden|screen-reader-text|copybtn|copy-btn|hljs-ln-numbers|"
+    r"viewcode-link|mw-editsection|mw-cite-backlink|mw-jump-link|noprint|sr-only|visually-?hidden|screen-reader-text|copybtn|copy-btn|hljs-ln-numbers|"
     r"blob-num)(?:\s|$)",
     re.IGNORECASE,
 )
@@ -147,14 +147,15 @@ def clear(root: Any) -> None:
             or tag in _DROPPED
             or element.attrib
             and tag not in ("html", "body")
-            and _is_hidden(element)
+            and is_hidden(element)
         ):
             doomed.append(element)
     for element in doomed:
         drop(element)
 
 
-def _is_hidden(element: Any) -> bool:
+def is_hidden(element: Any) -> bool:
+    """Whether attributes say that no reader sees the element, or that it is the page's own machinery."""
     attributes = element.attrib
     if "hidden" in attributes and attributes["hidden"] != "until-found":
         return True

@@ -80,12 +80,14 @@ def local(element: Any) -> str:
 
 
 def math_to_latex(math: Any) -> str:
-    """LaTeX (without dollars) of a ``<math>`` element: its TeX annotation, its ``alttext``, else converted."""
+    """LaTeX (without dollars) of ``<math>``: its TeX annotation, ``data-latex`` or ``alttext``, else converted."""
     for node in math.iter():
         if local(node) == "annotation" and _TEX_ENCODINGS.search(node.get("encoding") or ""):
             text = "".join(node.itertext()).strip()
             if text:
                 return unwrapped(text)
+    if source := (math.get("data-latex") or "").strip():  # MathJax 4
+        return unwrapped(source)
     alternative = (math.get("alttext") or "").strip()
     if "\\" in alternative or re.search(r"[_^]", alternative):
         return unwrapped(alternative)

@@ -1,0 +1,176 @@
+"""What a library's choice leaves out of a page's text: posts of a thread, answers, the title, captions, short blocks.
+
+Each rule takes the page and the choice so far and gives the larger choice (``html_select.select`` calls them in turn).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from athanor.data.extract.html_select import Page
+
+_THREAD_TYPES = re.compile(r"schema\.org/(?:Question|DiscussionForumPosting|SocialMediaPosting)$")
+_POST_TYPES = re.compile(
+    r"schema\.org/(?:Question|Answer|Comment|DiscussionForumPosting|SocialMediaPosting)$", re.IGNORECASE
+)
+#: The bare ``Article`` is no sign: encyclopedias and manuals state it too.
+_ARTICLE = r"(?:\w*NewsArticle|OpinionNewsArticle|BlogPosting|LiveBlogPosting|Report)"
+_ARTICLE_TYPES = re.compile(rf"schema\.org/{_ARTICLE}\b")
+_ARTICLE_JSON = re.compile(rf'"@type"\s*:\s*\[?\s*"{_ARTICLE}"')
+_HENTRY = re.compile(r"(?:^|\s)h-?entry(?:\s|$)")
+_DIGITS = re.compile(r"\d+")
+#: Columns of a page's grid are alike and hold different things.
+_GRID = re.compile(r"^(?:col(?:umns?)?|grid|row|container)(?:$|[-_])", re.IGNORECASE)
+_TITLE_WORDS = re.compile(r"[^\W_]+")
+_BOXES = frozenset(["div", "section", "article", "blockquote", "td", "li", "span", "main"])
+_CAPTIONS = frozenset(["figcaption", "caption"])
+_HEADER = frozenset(["nav", "footer", "aside", "form"])
+
+
+def with_declared_posts(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add the text of every question, answer and post that the page declares (schema.org microdata)."""
+    types = page.root.xpath(".//@itemtype")
+    if not any(_THREAD_TYPES.search(kind.strip()) for kind in types):
+        return chosen
+    posts = set()
+    for element in page.root.xpath(".//*[@itemprop]"):
+        if "text" in element.get("itemprop").lower().split():
+            scope = next((node for node in element.iterancestors() if node.get("itemtype")), None)
+            if scope is not None and _POST_TYPES.search(scope.get("itemtype").strip()):
+                posts.add(element)
+    if not posts:
+        return chosen
+    return [
+        kept or (any(node in posts for node in page.path(block)) and not _is_links(block))
+        for block, kept in zip(page.blocks, chosen, strict=True)
+    ]
+
+
+def with_posts(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add the rest of the posts of a thread.
+
+    Posts are two or more elements of one class, none inside another, with the same tags and classes above them, which
+    hold most of the chosen text, at least two of them some. What stands in them is all content, the short answers too.
+    """
+    total, held = page.size(chosen), page.held(chosen)
+    groups: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    for element in {node for block in page.blocks for node in page.path(block)}:
+        if element.tag in _BOXES and element.get("class") and not _GRID.match(element.get("class").strip()):
+            groups.setdefault(_kind(element), []).append(element)
+    best: list[Any] = []
+    best_kind: tuple[tuple[str, str], ...] = ()
+    for kind, elements in groups.items():
+        alive = [element for element in elements if held[element]]
+        if len(alive) < max(2, 0.5 * len(elements)) or sum(held[element] for element in alive) < 0.7 * total:
+            continue
+        if len(kind) > len(best_kind):
+            best, best_kind = elements, kind
+    if not best:
+        return chosen
+    posts = set(best)
+    return [
+        kept
+        or (
+            any(node in posts for node in page.path(block))
+            and not _is_links(block)
+            and not _in_frame(page, block, posts)
+        )
+        for block, kept in zip(page.blocks, chosen, strict=True)
+    ]
+
+
+def _kind(element: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (node.tag, " ".join(_DIGITS.sub("", node.get("class") or "").split()[:1]))
+        for node in (element, *element.iterancestors())
+        if node.tag not in ("body", "html")
+    )
+
+
+def _is_links(block: Any) -> bool:
+    return bool(block.n_link_chars >= 0.75 * block.n_chars and block.n_chars)
+
+
+def _in_frame(page: Page, block: Any, boxes: set[Any]) -> bool:
+    """Whether navigation or a widget stands between the block and the first of ``boxes`` above it."""
+    for node in page.path(block):
+        if node in boxes:
+            return False
+        if node.tag in _HEADER or page.is_widget(node):
+            return True
+    return True
+
+
+def with_title(page: Page, chosen: list[bool], title: str) -> list[bool]:
+    """Add the nearest heading before the text that the page's ``<title>`` opens with.
+
+    A first-level one may stand anywhere in it but at its end, where the site's name stands.
+    """
+    wanted = f" {_words(title)} "
+    for at in range(chosen.index(True), -1, -1):
+        block = page.blocks[at]
+        words = f" {_words(block.text)} "
+        if block.kind != "heading" or not words.strip() or words.strip() not in wanted:
+            continue
+        is_title = wanted.startswith(words.rstrip()) or (block.level == 1 and not wanted.endswith(words))
+        if is_title and not any(node.tag in ("nav", "footer") for node in page.path(block)):
+            return [kept or here == at for here, kept in enumerate(chosen)]
+    return chosen
+
+
+def _words(text: str) -> str:
+    return " ".join(_TITLE_WORDS.findall(text.lower()))
+
+
+def is_article(root: Any, source: str) -> bool:
+    """Whether a page says that it is one news or blog article (Open Graph, schema.org, hAtom)."""
+    for node in root.iter("meta"):
+        name = (node.get("property") or node.get("name") or "").lower()
+        if name.startswith("article:") or (name == "og:type" and (node.get("content") or "").lower() == "article"):
+            return True
+    return bool(
+        _ARTICLE_JSON.search(source)
+        or any(_ARTICLE_TYPES.search(kind) for kind in root.xpath(".//@itemtype"))
+        or any(_HENTRY.search(css) for css in root.xpath(".//@class[contains(., 'entry')]"))
+    )
+
+
+def with_captions(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add captions of figures and tables between the chosen blocks."""
+    box, first, last = page.box(chosen)
+    return [
+        kept
+        or (
+            first < at < last
+            and block.kind == "caption"
+            and not _is_links(block)
+            and (box is None or box in page.path(block))
+            and not _in_frame(page, block, {box})
+        )
+        for at, (block, kept) in enumerate(zip(page.blocks, chosen, strict=True))
+    ]
+
+
+def with_between(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add what stands between chosen blocks inside an element of which most is chosen."""
+    held = page.held(chosen)
+    inside: Counter[Any] = Counter()
+    for block, n in zip(page.blocks, page.weights, strict=True):
+        for element in page.path(block):
+            inside[element] += n
+    box, first, last = page.box(chosen)
+    if box is None or held[box] < 0.75 * inside[box]:
+        return chosen
+    return [
+        kept
+        or (
+            first < at < last
+            and block.link_density < 0.1
+            and box in page.path(block)
+            and not _in_frame(page, block, {box})
+        )
+        for at, (block, kept) in enumerate(zip(page.blocks, chosen, strict=True))
+    ]

@@ -1,0 +1,203 @@
+"""Kinds of pages that a library made for news reads badly: threads, manuals, products, pages that scripts fill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from athanor.data.extract.html import blocks_of, extract_html
+from athanor.data.extract.html_fill import with_posts
+from athanor.data.extract.html_select import Page
+from athanor.data.extract.html_tree import parse
+
+LONG = "The pump runs dry when the float sticks, and then the relay keeps it switched on until somebody comes to look. "
+NAV = "<nav><ul>" + "".join(f'<li><a href="/{n}">Section {n} of the site</a></li>' for n in range(8)) + "</ul></nav>"
+
+
+def page(body: str, title: str = "Pumps", head: str = "") -> str:
+    return f"""<html><head><title>{title}</title>{head}</head><body>{NAV}{body}
+    <footer><p>Terms of use and privacy of the whole site, all rights reserved.</p></footer></body></html>"""
+
+
+def text_of(body: str, **given: str) -> str:
+    return extract_html(page(body, **given)).text
+
+
+# -- threads --
+
+
+def forum(*posts: str) -> str:
+    return "<div id='posts'>" + "".join(
+        f"<div id='p{n}' class='post bg{n % 2}'><dl class='postprofile'><dt><a href='/u'>member{n}</a></dt>"
+        f"<dd>Posts: {n}</dd></dl><div class='postbody'><div class='content'>{post}</div></div></div>"
+        for n, post in enumerate(posts)
+    ) + "</div>"  # fmt: skip
+
+
+def test_short_reply_behind_a_quotation_is_a_post_like_the_others() -> None:
+    quoted = "<blockquote><div>It keeps running.</div></blockquote>Look at the relay."
+    text = text_of(forum(LONG * 2 + "<br>It keeps running.", quoted, LONG + "<br>That was it, thank you.", "Good."))
+    assert "Look at the relay." in text and text.rstrip().endswith("Good.")
+    assert text.index("Look at the relay.") < text.index("That was it")
+    assert "Posts:" not in text and "Section 3" not in text
+
+
+def test_columns_of_a_grid_are_no_posts() -> None:
+    side = "<div class='col-md-4'><p>2019</p><p>2018</p><p>Archives of the years</p></div>"
+    body = f"<div class='row'><div class='col-md-8'><p>{LONG * 4}</p><p>{LONG * 4}</p></div>{side}</div>"
+    root = parse(page(body))
+    blocks, _ = blocks_of(root, body)
+    chosen = [block.text.startswith("The pump") or block.text == "2019" for block in blocks]
+    assert with_posts(Page(root, blocks), chosen) == chosen
+    root = parse(page(body.replace("col-md", "post")))
+    blocks, _ = blocks_of(root, body)
+    assert sum(with_posts(Page(root, blocks), chosen)) == sum(chosen) + 2
+
+
+QA = """<div itemscope itemtype="https://schema.org/Question"><h1>Why does it run dry?</h1>
+<div class="q"><div class="prose" itemprop="text"><p>{long}</p></div>
+<ul class="tags"><li><a href="/t">pump</a></li></ul></div>
+<div class="a" itemscope itemtype="https://schema.org/Answer"><span>41</span><div class="prose" itemprop="text">
+<p>Clean the float.</p><pre><code>pump --reset</code></pre></div></div>
+<div class="a" itemscope itemtype="https://schema.org/Answer"><span>2</span><div class="prose" itemprop="text">
+<p>Replace it.</p></div></div></div>"""
+
+
+def test_declared_answers_are_content_however_short() -> None:
+    text = text_of(QA.format(long=LONG * 3), title="hardware - Why does it run dry? - Pump Exchange")
+    assert text == (
+        f"# Why does it run dry?\n\n{(LONG * 3).strip()}\n\nClean the float.\n\n```\npump --reset\n```\n\nReplace it."
+    )
+
+
+# -- titles, captions, boxes --
+
+MANUAL = """<div class="doc"><header><h1>Pumps</h1></header><p>{long}</p>
+<figure><img src="a.png"><figcaption>The float in its cage.</figcaption></figure><p>{long}</p><h2>Care</h2>
+<div class="box"><div class="words">Never oil the float.</div></div><p>{long}</p></div>"""
+
+
+def test_manual_keeps_its_title_captions_and_boxes() -> None:
+    text = text_of(MANUAL.format(long=LONG * 3), title="Pumps | Manual")
+    assert text.startswith("# Pumps\n\nThe pump")
+    assert "\n\nThe float in its cage.\n\n" in text and "\n\nNever oil the float.\n\n" in text
+
+
+def test_title_of_a_declared_article_is_a_datum_of_its_own() -> None:
+    head = '<meta property="og:type" content="article">'
+    found = extract_html(page(MANUAL.format(long=LONG * 3), title="Pumps | Paper", head=head))
+    assert found.text.startswith("The pump") and found.meta["title"] == "Pumps | Paper"
+
+
+def test_name_of_the_site_is_no_title() -> None:
+    body = f"<h1>Pump Forums</h1><h2 class='topic'>Float sticks</h2><div><p>{LONG * 3}</p><p>{LONG * 3}</p></div>"
+    text = text_of(body, title="Float sticks - Pump Forums")
+    assert text.startswith("## Float sticks") and "Pump Forums" not in text
+
+
+def test_text_in_an_article_is_told_from_what_stands_around_it_without_names() -> None:
+    """Pages whose classes are hashes have no widget or frame to see."""
+    cards = "".join(f"<div class='x{n}'><a href='/{n}'>Another story</a><p>{n} min</p></div>" for n in range(3))
+    body = f"<div class='a1'><article><h1>Floats</h1><p>{LONG * 3}</p><p>{LONG * 3}</p></article></div>{cards}"
+    text = extract_html(f"<html><head><title>Floats</title></head><body>{body}</body></html>").text
+    assert "Another story" not in text and "min" not in text and text.startswith("# Floats")
+
+
+def test_lines_of_links_open_and_close_a_plain_page() -> None:
+    links = "<div><a href='/'>Home</a> <a href='/a'>About</a></div>"
+    text = extract_html(f"<body>{links}<p>{LONG * 3}</p>{links}</body>").text
+    assert text == (LONG * 3).strip()
+
+
+# -- what scripts open, and text that stands elsewhere --
+
+
+def test_accordion_buttons_and_panels_are_read() -> None:
+    body = f"""<main><h1>Questions</h1><p>{LONG * 3}</p><div><h3><button aria-controls="p1">Does it rust?</button></h3>
+    <div id="p1" hidden><p>It does not.</p></div></div><button>Send</button>
+    <div role="tabpanel" hidden><p>{LONG}</p></div>
+    <div hidden><p>Never seen.</p></div></main>"""
+    text = text_of(body)
+    assert "### Does it rust?\n\nIt does not." in text and text.count("The pump") == 4
+    assert "Send" not in text and "Never" not in text
+
+
+@pytest.mark.parametrize("style", ['style="visibility: hidden"', 'style="display:none"', "hidden"])
+def test_article_that_a_script_reveals_is_read(style: str) -> None:
+    assert text_of(f"<div id='js_content' {style}><p>{LONG * 3}</p><p>{LONG * 3}</p></div>").count("The pump") == 6
+
+
+def test_form_around_a_page_is_no_form() -> None:
+    body = f"<form id='aspnetForm'><div><h1>Pumps</h1><p>{LONG * 3}</p><p>{LONG * 3}</p></div></form>"
+    assert text_of(body).count("The pump") == 6
+    small = f"<div><p>{LONG * 3}</p><p>{LONG * 3}</p><form><p>Your address, that we tell nobody.</p></form></div>"
+    assert "address" not in text_of(small)
+
+
+def test_notes_in_asides_are_text_and_other_asides_are_not() -> None:
+    aside = "<aside class='{}'><p>{}</p></aside>"
+    inner = aside.format("admonition note", "Note that it hums.") + aside.format("teaser", "Read our magazine.")
+    text = text_of(f"<main><p>{LONG * 3}</p>{inner}<p>{LONG * 3}</p></main>")
+    assert "Note that it hums." in text and "magazine" not in text
+
+
+def test_tables_by_role() -> None:
+    rows = "".join(
+        f"<div role='row'><span role='cell'>{a}</span><span role='cell'>{b}</span></div>"
+        for a, b in [("A", 1), ("B", 2)]
+    )
+    head = "<div role='row'><span role='columnheader'>grade</span><span role='columnheader'>range</span></div>"
+    text = text_of(f"<main><p>{LONG * 3}</p><div role='table'>{head}{rows}</div><p>{LONG}</p></main>")
+    assert "| grade | range |\n| --- | --- |\n| A | 1 |\n| B | 2 |" in text
+
+
+def test_text_that_only_json_ld_states() -> None:
+    stated = json.dumps({"@graph": [{"@type": "NewsArticle", "articleBody": f"{LONG}\n\nIt &amp; the relay."}]})
+    source = f'<head><script type="application/ld+json">{stated}</script></head><body><p>Loading…</p></body>'
+    assert extract_html(source).text == f"{LONG.strip()}\n\nIt & the relay."
+    broken = source.replace("[{", "[")
+    assert extract_html(broken).text == "Loading…"
+
+
+def test_text_that_only_noscript_shows() -> None:
+    inner = f"<noscript><h1>Pumps</h1><p>{LONG}</p></noscript>"
+    assert (
+        extract_html(f"<body><div id='app'></div>{inner}<script>x()</script></body>").text
+        == f"# Pumps\n\n{LONG.strip()}"
+    )
+    pixel = "<noscript><img src='https://t.example/p.gif' alt=''></noscript>"
+    assert extract_html(f"<body><p>A short page.</p>{pixel}</body>").text == "A short page."
+
+
+# -- formulas --
+
+
+@pytest.mark.parametrize(
+    ("markup", "formula"),
+    [
+        (r'<span class="math notranslate nohighlight">\(f_1\)</span>', "$f_1$"),
+        (r'<div class="math notranslate"><span class="eqno">(3)</span>\[h(t) = 1\]</div>', r"$$h(t) = 1\tag{3}$$"),
+        (r'<span class="arithmatex">\(n \log n\)</span>', r"$n \log n$"),
+        (r'<span class="math">\eta = 0.8</span>', r"$\eta = 0.8$"),
+        ('<span class="math">Mathematics</span>', "Mathematics"),
+        (
+            '<mjx-container class="MathJax" aria-label="sigma squared"><mjx-math data-latex="\\sigma^2">'
+            "<mjx-mi>𝜎</mjx-mi></mjx-math></mjx-container>",
+            r"$\sigma^2$",
+        ),
+        (
+            '<mjx-container class="MathJax"><mjx-math></mjx-math><mjx-assistive-mml><math data-latex="\\sqrt{2}">'
+            "<msqrt><mn>2</mn></msqrt></math></mjx-assistive-mml></mjx-container>",
+            r"$\sqrt{2}$",
+        ),
+        (
+            '<span class="katex"><span class="katex-mathml">\n \n  p\n \n  i\n \n\n  p_i=\\frac{1}{n}\n \n</span>'
+            '<span class="katex-html">pi</span></span>',
+            r"$p_i=\frac{1}{n}$",
+        ),
+    ],
+)
+def test_formula_in_markup_of_manuals_and_blogs(markup: str, formula: str) -> None:
+    text = extract_html(f"<p>before</p><div>{markup}</div><p>after</p>").text
+    assert text == f"before\n\n{formula}\n\nafter"
