@@ -114,16 +114,18 @@ def _spine(package: Any, folder: str) -> list[str]:
     items = {node.get("id"): node for node in _named(package, "item")}
     order = [items[ref] for node in _named(package, "itemref") if (ref := node.get("idref")) in items]
     names = []
-    contents = {posixpath.normpath(posixpath.join(folder, unquote((node.get("href") or "").split("#", 1)[0])))
-                for node in _named(package, "reference") if (node.get("type") or "").lower() == "toc"}  # fmt: skip
+    # A page of links to the chapters, as EPUB 2 names it in its guide; a place within a document is no such page.
+    links = [
+        node.get("href") or "" for node in _named(package, "reference") if (node.get("type") or "").lower() == "toc"
+    ]
+    contents = {posixpath.normpath(posixpath.join(folder, unquote(link))) for link in links if "#" not in link}
     for item in order or items.values():
         is_navigation = "nav" in (item.get("properties") or "").split()
         if item.get("href") and not is_navigation and (item.get("media-type") or "").lower() in _DOCUMENT_TYPES:
             path = unquote(item.get("href").split("#", 1)[0])
             names.append(posixpath.normpath(posixpath.join(folder, path)))
     names = list(dict.fromkeys(names))
-    # A page of links to the chapters, as EPUB 2 names it in its guide; a book of one document names that.
-    return [name for name in names if name not in contents] if len(names) > len(contents) + 1 else names
+    return [name for name in names if name not in contents] or names
 
 
 def _encrypted(budget: ZipBudget, archive: zipfile.ZipFile) -> set[str]:
