@@ -152,7 +152,7 @@ class _OnOneDevice(metaclass=_SameInstances):
         return _GLOO(store, rank, size, options)
 
 
-_GLOO = dist.ProcessGroupGloo
+_GLOO: Any = dist.ProcessGroupGloo
 
 
 def _rank(pipe: Connection, store: str, rank: int, world: int) -> None:
