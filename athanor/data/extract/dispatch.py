@@ -165,7 +165,8 @@ def kind_of(name: str, head: bytes) -> str:
 
 def _text_kind(suffix: str, by_name: str, head: bytes) -> str:
     if suffix == ".xml":
-        return "jats" if _JATS_START.search(head) else "html" if _HTML_START.match(head) else "text"
+        is_article = _JATS_START.search(head) and b"docbook" not in head.lower()
+        return "jats" if is_article else "html" if _HTML_START.match(head) else "text"
     plain = by_name == "text" and suffix in PLAIN_SUFFIXES - {".txt", ".text"}
     # A page that says "not found" is often saved under the name of the PDF that was asked for.
     return "html" if not plain and by_name not in ("latex", "ipynb") and _HTML_START.match(head) else by_name

@@ -31,6 +31,44 @@ def test_an_article() -> None:
     assert found.meta == {"format": "jats", "tables": 1, "formulas": 3, "title": "On ducks", "language": "en"}
 
 
+def body(inner: str) -> str:
+    found = extract_jats(f"<article><body>{inner}</body><back>{NOTES}</back></article>".encode()).text
+    return found.removesuffix("\n")
+
+
+NOTES = (
+    """<fn-group><fn id="n1"><label>a</label><p>A note.</p></fn><fn id="n2"><p>Not referred to.</p></fn></fn-group>"""
+)
+
+
+def test_notes_and_citations() -> None:
+    cite = '<xref ref-type="bibr" rid="b{0}">{0}</xref>'
+    one, two = cite.format(1), cite.format(2)
+    assert body(
+        f'<p>Word{one},{two}. [{one}, {two}] <sup>{one}</sup> x<xref ref-type="fn" rid="n1"><sup>a</sup></xref></p>'
+    ) == ("Word[1,2]. [1, 2] ¹ x[^1]\n\n[^1]: A note.")
+    table = """<table-wrap><table><tr><td>N<xref ref-type="table-fn" rid="t"><sup>1</sup></xref></td><td>2</td></tr>
+    </table><table-wrap-foot><fn id="t"><label>1</label><p>Normalised.</p></fn></table-wrap-foot></table-wrap>"""
+    assert body(table) == "| N¹ | 2 |\n| --- | --- |\n\n1 Normalised."
+
+
+def test_lists_keep_labels_order_and_code() -> None:
+    inner = """<list list-type="simple"><list-item><label>(i)</label><p>first</p><list list-type="bullet"><list-item>
+    <p>nested</p></list-item></list><p>more</p></list-item><list-item><label>(ii)</label><p>second</p>
+    <preformat>a\n  b</preformat></list-item></list><def-list><def-item><term>ATP</term><def><p>a thing</p></def>
+    </def-item></def-list><statement><label>Theorem 1</label><p>All.</p></statement><fig><caption><p>C.</p></caption>
+    <alt-text>ALT</alt-text></fig>"""
+    assert body(inner) == (
+        "(i) first\n    - nested\n    more\n(ii) second\n    ```\n    a\n      b\n    ```\n\n- ATP: a thing\n\n"
+        "Theorem 1. All.\n\nC."
+    )
+
+
+def test_sections_of_an_abstract_stand_below_it() -> None:
+    raw = "<article><abstract><title>Summary</title><sec><title>Aim</title><p>x</p></sec></abstract></article>"
+    assert extract_jats(raw.encode()).text == "## Summary\n\n### Aim\n\nx\n"
+
+
 @pytest.mark.parametrize("raw", [b"<article><body>", b"", b"<article/>"])
 def test_broken_articles_are_told_why(raw: bytes) -> None:
     with pytest.raises(Unreadable, match="broken jats|empty"):
