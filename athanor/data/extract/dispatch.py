@@ -18,7 +18,7 @@ import zstandard
 
 from athanor.data.extract.types import Extracted, Unreadable
 from athanor.data.read import rows
-from athanor.data.read.locate import PLAIN_SUFFIXES, is_url, open_bytes
+from athanor.data.read.locate import BARE_NAMES, PLAIN_SUFFIXES, is_url, open_bytes
 from athanor.data.read.streams import open_stream
 from athanor.data.read.text import strict, tolerant
 from athanor.errors import AthanorError, MissingLibrary
@@ -262,11 +262,15 @@ def _zip_kind(raw: bytes) -> str:
 
 def _text(raw: bytes, name: str, options: Options) -> Extracted:
     suffix = posixpath.splitext(name.lower())[1]
-    kind = "markdown" if suffix in (".md", ".markdown") else "code" if suffix in _CODE else "text"
+    kind = "markdown" if suffix in (".md", ".markdown") else "code" if suffix in _CODE or _is_recipe(name) else "text"
     if not options.tolerant:
         return Extracted(strict(raw), {"format": kind})
     text, meta = tolerant(raw)
     return Extracted(text, {"format": kind} | meta)
+
+
+def _is_recipe(name: str) -> bool:
+    return name.lower() in BARE_NAMES - {"readme"}
 
 
 _CODE = PLAIN_SUFFIXES - {".txt", ".text", ".md", ".markdown", ".rst", ".org", ".csv", ".tsv"}

@@ -8,8 +8,10 @@ its kin, ``\def`` without delimiters, ``\let`` between commands, ``\DeclareMathO
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from athanor.data.extract.latex_commands import CITATIONS, REFERENCES, SECTIONS, SIGNATURES, SYMBOLS
 from athanor.data.extract.latex_scan import argument, optional
 
 #: ``\input`` inside ``\input``, macros inside macros.
@@ -37,6 +39,12 @@ _PROGRAM = re.compile(
 _KNOWN_ENVIRONMENTS = frozenset(
     ["abstract", "proof", "theorem", "lemma", "figure", "table", "algorithm", "algorithmic", "keywords", "tabular"]
 )
+_MAX_PACKAGE_BODY = 300
+_LAYOUT = re.compile(
+    r"\\(?:begingroup|bgroup|global|advance|par|[vh]skip|[vh]rule|[vh]box|setlength|setcounter|penalty|noindent|vspace|font"
+    r"|selectfont|clearpage|thispagestyle)(?![A-Za-z])"
+)
+_OF_LATEX = frozenset([*CITATIONS, *REFERENCES, *SECTIONS, *SIGNATURES, *SYMBOLS, "caption", "footnote", "thanks"])
 #: TeX's own conditionals, each of which ends with ``\fi``.
 _PRIMITIVE_IFS = (
     "if", "ifcat", "ifnum", "ifdim", "ifodd", "ifvmode", "ifhmode", "ifmmode", "ifinner", "ifvoid", "ifhbox", "ifvbox",
@@ -105,9 +113,17 @@ def taken_branches(text: str) -> str:
     return "".join(out) + text[position:]
 
 
-def expand_macros(text: str) -> str:
-    """The source without its definitions, every use of a plain abbreviation written out."""
+def expand_macros(text: str, packages: Sequence[str] = ()) -> str:
+    """The source without its definitions, every use of a plain abbreviation written out.
+
+    ``packages``: sources of the paper's own packages. Of these, new commands with short bodies alone are taken, since
+    packages are where layouts are programmed as well.
+    """
     text, found = _definitions(text)
+    for package in packages:
+        for name, macro in _definitions(package)[1].macros.items():
+            if name not in _OF_LATEX and len(macro.body) <= _MAX_PACKAGE_BODY and not _LAYOUT.search(macro.body):
+                found.macros.setdefault(name, macro)
     if not found.macros and not found.environments:
         return text
     names = "|".join(sorted(map(re.escape, found.macros), key=len, reverse=True)) or "(?!)"

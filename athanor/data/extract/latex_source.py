@@ -35,6 +35,9 @@ _INPUT = re.compile(
 )
 #: ``\import{folder/}{file}`` and its kin.
 _IMPORT = re.compile(r"\\(?:sub)?(?:import|inputfrom|includefrom)\*?\s*\{([^{}\n]{0,200})\}\s*\{([^{}\n]{1,200})\}")
+_PACKAGE = re.compile(r"\\(?:usepackage|RequirePackage)\s*(?:\[[^\]]*\])?\s*\{([^{}]{1,500})\}")
+#: Larger ones are a journal's layout.
+_MAX_PACKAGE_CHARS = 60_000
 _DECLARED = re.compile(
     rb"\\usepackage\s*\[([\w-]+)\]\s*\{inputenc\}|\\begin\s*\{CJK\*?\}\s*(?:\[[^\]]*\])?\s*\{([\w-]+)\}"
 )
@@ -63,7 +66,18 @@ def prepare(text: str, resolve: Resolve) -> Source:
     """Put the files together, set verbatim text aside, drop comments, write out the macros."""
     source = Source(text.replace("\r\n", "\n").replace("\r", "\n").replace(CODE_MARK, ""))
     text = _EXPL3.sub("", _assemble(source, resolve))
-    return Source(expand_macros(taken_branches(text)), source.code, source.languages)
+    return Source(expand_macros(taken_branches(text), _packages(text, resolve)), source.code, source.languages)
+
+
+def _packages(text: str, resolve: Resolve) -> list[str]:
+    """Sources of the packages that lie beside a document: papers keep their macros there."""
+    found = []
+    for names in _PACKAGE.findall(text[:_HEAD_BYTES]):
+        for name in names.split(",")[:20]:
+            package = resolve(f"{name.strip()}.sty") if name.strip() else None
+            if package is not None and len(package) <= _MAX_PACKAGE_CHARS:
+                found.append(_COMMENT.sub(r"\1", package))
+    return found
 
 
 def _assemble(source: Source, resolve: Resolve) -> str:
@@ -169,7 +183,7 @@ def archive_files(raw: bytes, max_bytes: int = MAX_SOURCE_CHARS) -> dict[str, st
     try:
         with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
             for member in archive:
-                if not member.isfile() or not member.name.lower().endswith((".tex", ".ltx", ".latex")):
+                if not member.isfile() or not member.name.lower().endswith((".tex", ".ltx", ".latex", ".sty")):
                     continue
                 n_bytes += member.size
                 if n_bytes > max_bytes:

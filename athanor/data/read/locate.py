@@ -20,7 +20,7 @@ lisp el sh bash ps1 bat sql cmake mk vim zig dart nim groovy gradle sv vhd f90 p
 less mjs cjs fs elm rkt scm sol thrift
 """
 #: Files of source trees that have no extension.
-_BARE_NAMES = frozenset(["readme", "makefile", "dockerfile", "rakefile", "gemfile"])
+BARE_NAMES = frozenset(["readme", "makefile", "dockerfile", "rakefile", "gemfile"])
 #: Plain text, read as it is.
 PLAIN_SUFFIXES = frozenset(f".{name}" for name in _TEXT_NAMES.split())
 #: Documents with a structure, which an extractor reads.
@@ -163,7 +163,7 @@ def unread_reason(name: str) -> str | None:
     """Why a folder's file of that name is not read, None where it is."""
     if name.startswith("."):
         return "hidden file"
-    known = inner_suffix(name) in READ_SUFFIXES or name.lower() in _BARE_NAMES
+    known = inner_suffix(name) in READ_SUFFIXES or name.lower() in BARE_NAMES
     return None if known else f"extension not read: {Path(name).suffix or 'none'}"
 
 

@@ -135,6 +135,16 @@ def test_encodings_of_sources() -> None:
     assert "żółw" in extract_latex(polish.encode("iso-8859-2")).text
 
 
+def test_macros_of_a_package_beside_the_paper() -> None:
+    package = rb"""\ProvidesPackage{mine} \newcommand{\R}{\mathbb{R}} % sets
+    \def\section{\vskip 1em\bf} \newcommand{\boxed@it}[1]{\vbox{#1}} \newcommand{\ours}{OurModel}"""
+    paper = (
+        rb"\documentclass{article}\usepackage{amsmath,mine}\begin{document}\section{One}\ours{} in $\R$.\end{document}"
+    )
+    files = {"paper/main.tex": paper, "paper/mine.sty": package}
+    assert extract_latex_archive(archive(files)).text == "## One\n\nOurModel in $\\mathbb{R}$.\n"
+
+
 def test_macros_that_never_end_do_end() -> None:
     loop = r"\newcommand{\a}{\b\b}\newcommand{\b}{\c\c}\newcommand{\c}{\a\a x}"
     found = extract_latex((loop + r"\documentclass{article}\begin{document}before \a after\end{document}").encode())
