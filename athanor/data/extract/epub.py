@@ -51,9 +51,11 @@ def _book(names: list[str], budget: ZipBudget, max_member_bytes: int, meta: dict
     texts: list[str] = []
     counts = {"tables": 0, "formulas": 0, "unreadable_chapters": 0}
     sources: dict[str, str] = {}
+    spelled = {name.lower(): name for name in budget.archive.namelist()}
     for name in names:
         try:
-            sources[name] = decode(budget.read(name, max_member_bytes))[0]
+            # Packages made on systems that do not tell small letters from large ones.
+            sources[name] = decode(budget.read(spelled.get(name.lower(), name), max_member_bytes))[0]
         except Unreadable as error:
             if error.reason.startswith(("too large after", "compression ratio")):
                 raise  # the archive is hostile: nothing in it is worth a further byte
@@ -112,7 +114,10 @@ def _package_path(budget: ZipBudget) -> str:
 def _spine(package: Any, folder: str) -> list[str]:
     """Names of the documents in reading order; without a spine, in the manifest's order."""
     items = {node.get("id"): node for node in _named(package, "item")}
-    order = [items[ref] for node in _named(package, "itemref") if (ref := node.get("idref")) in items]
+    references = [node.get("idref") for node in _named(package, "itemref")]
+    order = [items[ref] for ref in references if ref in items]
+    if len(order) < len(references):  # a spine that names what is not there: nothing of the book is left out
+        order += [item for item in items.values() if item not in order]
     names = []
     # A page of links to the chapters, as EPUB 2 names it in its guide; a place within a document is no such page.
     links = [

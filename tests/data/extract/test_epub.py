@@ -77,6 +77,15 @@ def test_the_guides_page_of_contents_and_languages_that_are_none() -> None:
     assert found.text.startswith("# 二") and found.meta["chapters"] == 1 and "language" not in found.meta
 
 
+def test_spines_that_name_what_is_not_there_and_names_in_other_letters() -> None:
+    broken = PACKAGE.replace('<itemref idref="one"/>', '<itemref idref="gone"/>')
+    found = extract_epub(book(**{"OEBPS/content.opf": broken}))
+    assert found.meta["chapters"] == 2 and found.text.index("# 二") < found.text.index("# 一")
+    moved = {"OEBPS/text/two.xhtml": None, "OEBPS/Text/Two.xhtml": PAGE.format("二")}
+    found = extract_epub(book(**moved))
+    assert found.meta["chapters"] == 2 and "unreadable_chapters" not in found.meta
+
+
 def test_path_and_missing_container(tmp_path: Path) -> None:
     path = tmp_path / "b.epub"
     path.write_bytes(book(**{"META-INF/container.xml": None}))
