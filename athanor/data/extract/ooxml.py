@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 import zipfile
 from typing import Any
 
@@ -13,6 +14,7 @@ from athanor.data.extract.types import Unreadable
 
 #: Parts of one package, unpacked, may hold this many bytes: an honest document's XML is far smaller.
 MAX_PART_BYTES = 256_000_000
+_MAX_PREFIXES = 10
 
 
 class Package:
@@ -73,7 +75,32 @@ def parse_xml(raw: bytes, kind: str) -> Any:
     import lxml.etree
 
     parser = lxml.etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        return lxml.etree.fromstring(raw, parser)
-    except (lxml.etree.XMLSyntaxError, ValueError) as error:
-        raise Unreadable(f"broken {kind}: {error}") from None
+    for _ in range(_MAX_PREFIXES):
+        try:
+            return lxml.etree.fromstring(raw, parser)
+        except lxml.etree.XMLSyntaxError as error:
+            declared = _with_prefixes(raw, error)
+            if declared is None:
+                raise Unreadable(f"broken {kind}: {error}") from None
+            raw = declared
+        except ValueError as error:
+            raise Unreadable(f"broken {kind}: {error}") from None
+    raise Unreadable(f"broken {kind}: prefixes without a namespace")
+
+
+def _with_prefixes(raw: bytes, error: Any) -> bytes | None:
+    """The XML with the prefixes declared that it uses undeclared, None where something else is wrong with it.
+
+    Programs forget the namespaces of formulas and drawings; names are compared without them.
+    """
+    prefixes = set()
+    for entry in error.error_log:
+        found = re.match(r"Namespace prefix ([\w.-]+) ", entry.message)
+        if found is None:
+            return None
+        prefixes.add(found[1])
+    start = re.search(rb"<[A-Za-z_][\w:.-]*", raw)
+    if not prefixes or start is None:
+        return None
+    declarations = "".join(f' xmlns:{prefix}="urn:undeclared:{prefix}"' for prefix in sorted(prefixes)).encode()
+    return raw[: start.end()] + declarations + raw[start.end() :]

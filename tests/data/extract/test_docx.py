@@ -214,6 +214,13 @@ def test_broken_files_are_told_why(raw: bytes, reason: str) -> None:
     assert caught.value.reason.startswith(reason)
 
 
+def test_prefixes_without_a_namespace_cost_nothing() -> None:
+    body = '<w:p><w:r><w:t>before</w:t></w:r><a14:x w99:y="1"><w:r><w:t> after</w:t></w:r></a14:x></w:p>'
+    assert extract_docx(docx(body)).text == "before after\n"
+    with pytest.raises(Unreadable, match="broken docx"):
+        extract_docx(docx(body.replace("</a14:x>", "")))
+
+
 def test_xml_entities_are_not_expanded() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
