@@ -79,7 +79,7 @@ def parse_xml(raw: bytes, kind: str) -> Any:
         try:
             return lxml.etree.fromstring(raw, parser)
         except lxml.etree.XMLSyntaxError as error:
-            declared = _with_prefixes(raw, error)
+            declared = _with_prefixes(raw, parser.error_log)
             if declared is None:
                 raise Unreadable(f"broken {kind}: {error}") from None
             raw = declared
@@ -88,13 +88,13 @@ def parse_xml(raw: bytes, kind: str) -> Any:
     raise Unreadable(f"broken {kind}: prefixes without a namespace")
 
 
-def _with_prefixes(raw: bytes, error: Any) -> bytes | None:
+def _with_prefixes(raw: bytes, log: Any) -> bytes | None:
     """The XML with the prefixes declared that it uses undeclared, None where something else is wrong with it.
 
     Programs forget the namespaces of formulas and drawings; names are compared without them.
     """
     prefixes = set()
-    for entry in error.error_log:
+    for entry in log:  # the parser's own: that of the exception holds those of documents before
         found = re.match(r"Namespace prefix ([\w.-]+) ", entry.message)
         if found is None:
             return None
