@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from athanor.data.extract.html_code import code_language, code_text, listing_text
 from athanor.data.extract.html_tree import BLOCK_TAGS
 from athanor.data.extract.tables import Cell, render_table
 
@@ -27,18 +28,13 @@ _AROUND_BREAK = re.compile(r" *\n *")
 _LINES = re.compile(r"\n{3,}")
 #: A line end of the source between two Chinese or Japanese characters stands for no space.
 _CJK_NEWLINE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\s*\n\s*(?=[\u3000-\u9fff\uff00-\uffef])")
-_LANGUAGE = re.compile(
-    r"(?:^|\s)(?:(?:language|lang|highlight-source|highlight)-|highlight hl-|brush:\s*|sourceCode )"
-    r"([A-Za-z][A-Za-z0-9+#_.-]*)"
-)
-_NO_LANGUAGE = frozenset(
-    ["highlight", "plaintext", "text", "none", "default", "nohighlight", "code", "plain", "notranslate"]
-)
 _SUPERSCRIPT = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 _VARIABLE = re.compile(r"(?:^|[^\w'’])[A-Za-zα-ωΑ-Ω]$")
 _INDEX = re.compile(r"[A-Za-zα-ωΑ-Ω]{1,2}")
 _ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
+#: A raised number in brackets refers to a note.
+_MARK = re.compile(r"\[\d+(?:\s?[-–,]\s?\d+)*\]")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
 #: A cell with more text is a part of the page and no datum; with headings or tables in it, sooner.
 _EQUATION = re.compile(r"(?:^|[\s_-])(?:eqn|equation|equationgroup)(?:$|[\s_-])")
@@ -61,6 +57,7 @@ class Block:
     level: int = 0
     n_chars: int = 0
     n_link_chars: int = 0
+    n_anchor_chars: int = 0
     item: bool = False
     bullet: bool = False
     cells: list[Block] = field(default_factory=list)
@@ -86,6 +83,7 @@ class Walker:
         self._reset_run()
         self._prefix, self._indent = "", ""
         self._kind: Kind = "text"
+        self._anchors = 0
         self._links, self._level, self._item, self._in_cell = 0, 0, False, False
 
     def walk(self, root: Any) -> list[Block]:
@@ -99,7 +97,7 @@ class Walker:
     def _reset_run(self) -> None:
         self._buffer: list[str] = []
         self._first: tuple[Any, bool] | None = None
-        self._link_chars = 0
+        self._link_chars = self._anchor_chars = 0
 
     def _data(self, text: str | None, element: Any, is_tail: bool) -> None:
         if not text:
@@ -111,6 +109,8 @@ class Walker:
         self._buffer.append(_SPACE.sub(" ", text))
         if self._links:
             self._link_chars += len(text.strip())
+        elif self._anchors:
+            self._anchor_chars += len(text.strip())
 
     def _flush(self, element: Any) -> None:
         """End the current run: a block, if it holds any text."""
@@ -123,7 +123,9 @@ class Walker:
             text = text.strip()
             if text:
                 kind: Kind = "formula" if self._is_formula(text) else self._kind
-                self._emit(Block(kind, text, element, n_link_chars=self._link_chars, level=self._level))
+                block = Block(kind, text, element, level=self._level)
+                block.n_link_chars, block.n_anchor_chars = self._link_chars, self._anchor_chars
+                self._emit(block)
         if self._buffer:
             self._reset_run()
 
@@ -164,10 +166,12 @@ class Walker:
 
     def _link(self, element: Any) -> None:
         address = element.get("href") or ""
-        if not address or address.startswith("#"):
+        if not address or (address.startswith("#") and len(address) > 1):
             # Within the page: an anchor's sign is no text, and its words lead nowhere else.
             if not (address and _ANCHOR_SIGN.match(element.text_content().strip())):
+                self._anchors += bool(address)
                 self._children(element)
+                self._anchors -= bool(address)
             return
         self._links += 1
         self._children(element)
@@ -231,15 +235,13 @@ class Walker:
     def _item_alone(self, element: Any) -> None:
         self._nested(element, "- ", "  ")
 
-    def _term(self, element: Any) -> None:
-        self._nested(element, "- ", "  ")
-
     def _definition(self, element: Any) -> None:
         list_ = element.getparent()
-        if list_ is not None and list_.find("dt") is not None:
-            self._nested(element, "  - ", "    ")
+        deeper = element.tag == "dd" and list_ is not None and list_.find("dt") is not None
+        if next(element.iter("h1", "h2", "h3", "h4", "h5", "h6"), None) is not None:
+            self._nested(element, "", "", self._kind)  # a list of definitions that only places a heading
         else:
-            self._nested(element, "- ", "  ")
+            self._nested(element, "  - " if deeper else "- ", "    " if deeper else "  ")
 
     def _quote(self, element: Any) -> None:
         self._nested(element, "> ", "> ", "text")
@@ -262,7 +264,7 @@ class Walker:
             self._buffer.append(text.translate(letters))
 
     def _superscript(self, element: Any) -> None:
-        if "reference" not in (element.get("class") or ""):
+        if "reference" not in (element.get("class") or "") and not _MARK.fullmatch(element.text_content().strip()):
             self._script(element, _SUPERSCRIPT, "^")
 
     def _subscript(self, element: Any) -> None:
@@ -280,7 +282,9 @@ class Walker:
 
     def _code(self, element: Any) -> None:
         self._flush(element.getparent())
-        text = code_text(element)
+        self._listing(element, code_text(element))
+
+    def _listing(self, element: Any, text: str) -> None:
         if not text.strip():
             return
         fence = "```"
@@ -292,6 +296,9 @@ class Walker:
     def _table(self, element: Any) -> None:
         rows = [row for row in element.iter("tr") if _owner(row) is element]
         self._flush(element.getparent())
+        if listing := listing_text(rows):
+            self._listing(element, listing)
+            return
         if is_layout(element, rows):
             self._children(element)
             self._flush(element)
@@ -326,7 +333,8 @@ class Walker:
 
 _HANDLERS: dict[Any, Any] = {
     "a": Walker._link, "br": Walker._break, "hr": Walker._rule, "ul": Walker._list, "ol": Walker._list,
-    "menu": Walker._list, "dir": Walker._list, "li": Walker._item_alone, "dt": Walker._term, "dd": Walker._definition,
+    "menu": Walker._list, "dir": Walker._list, "li": Walker._item_alone, "dt": Walker._definition,
+    "dd": Walker._definition,
     "blockquote": Walker._quote, "figcaption": Walker._caption, "caption": Walker._caption, "pre": Walker._code,
     "listing": Walker._code, "xmp": Walker._code, "table": Walker._table, "sup": Walker._superscript,
     "sub": Walker._subscript, "code": Walker._inline_code, "kbd": Walker._inline_code, "samp": Walker._inline_code,
@@ -366,49 +374,6 @@ def is_layout(table: Any, rows: list[Any]) -> bool:
     sizes = [len(" ".join(cell.text_content().split())) for cell in cells]
     holds_blocks = any(True for _ in table.iterdescendants("table", "h1", "h2", "form", "article"))
     return max(sizes) > (_LAYOUT_CELL_CHARS if holds_blocks else _DATA_CELL_CHARS)
-
-
-def code_text(element: Any) -> str:
-    """Text of a listing, white space as it stands; ``<br>`` and block elements (a line each) end lines."""
-    out: list[str] = []
-    _collect_code(element, out)
-    lines = "".join(out).replace("\r\n", "\n").replace("\r", "\n").replace("\xa0", " ").split("\n")
-    while lines and not lines[0].strip():
-        lines.pop(0)
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _collect_code(element: Any, out: list[str]) -> None:
-    out.append(element.text or "")
-    for child in element:
-        if child.tag == "br":
-            out.append("\n")
-        else:
-            own_line = child.tag in BLOCK_TAGS
-            if own_line and _amid_line(out):
-                out.append("\n")
-            _collect_code(child, out)
-            if own_line and _amid_line(out):
-                out.append("\n")
-        out.append(child.tail or "")
-
-
-def _amid_line(out: list[str]) -> bool:
-    return not next((piece for piece in reversed(out) if piece), "\n").endswith("\n")
-
-
-def code_language(element: Any) -> str:
-    """Language of a listing by the conventions of highlighters: ``language-x``, ``lang-x``, ``highlight-source-x``."""
-    around = [*element.iterchildren("code"), element, *list(element.iterancestors("div", "figure", "td"))[:2]]
-    for node in around:
-        given = node.get("data-lang") or node.get("data-language")
-        if not given:
-            given = next((m.group(1) for m in _LANGUAGE.finditer(node.get("class") or "")), "")
-        if given and given.lower() not in _NO_LANGUAGE and not given[0].isdigit():
-            return given.lower()
-    return ""
 
 
 def _first_text(element: Any) -> tuple[Any, bool]:

@@ -6,7 +6,6 @@ Each rule takes the page and the choice so far and gives the larger choice (``ht
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,16 +24,30 @@ _DIGITS = re.compile(r"\d+")
 #: Columns of a page's grid are alike and hold different things.
 _GRID = re.compile(r"^(?:col(?:umns?)?|grid|row|container)(?:$|[-_])", re.IGNORECASE)
 _TITLE_WORDS = re.compile(r"[^\W_]+")
+_MENU = re.compile(
+    r"(?:^|[\s_-])(?:nav|navbar|navigation|menu|side-?bar|tool-?bar|crumbs?|toc|table-of-contents|catalog(?:ue)?)"
+    r"(?:$|[\s_-])",
+    re.IGNORECASE,
+)
 _BOXES = frozenset(["div", "section", "article", "blockquote", "td", "li", "span", "main"])
-_CAPTIONS = frozenset(["figcaption", "caption"])
+_APPARATUS = re.compile(
+    r"(?:^|[\s_-])(?:references?|ref-?list|foot-?notes?|end-?notes?|biblio(?:graphy)?|bib-?(?:list|item)|"
+    r"doc-(?:endnotes|bibliography))(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+_PLAIN_TAGS = frozenset(["div", "p", "section", "span", "font", "center", "strong", "b"])
+#: A table of data often links the names in it.
+_LINKS_IN_TABLE = 0.6
+#: Weight of a few words.
+_FEW = 15
 _HEADER = frozenset(["nav", "footer", "aside", "form"])
 
 
-def with_declared_posts(page: Page, chosen: list[bool]) -> list[bool]:
-    """Add the text of every question, answer and post that the page declares (schema.org microdata)."""
+def with_declared_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
+    """Add the text of every question, answer and post that the page declares (schema.org microdata), or ``None``."""
     types = page.root.xpath(".//@itemtype")
     if not any(_THREAD_TYPES.search(kind.strip()) for kind in types):
-        return chosen
+        return None
     posts = set()
     for element in page.root.xpath(".//*[@itemprop]"):
         if "text" in element.get("itemprop").lower().split():
@@ -42,15 +55,15 @@ def with_declared_posts(page: Page, chosen: list[bool]) -> list[bool]:
             if scope is not None and _POST_TYPES.search(scope.get("itemtype").strip()):
                 posts.add(element)
     if not posts:
-        return chosen
+        return None
     return [
         kept or (any(node in posts for node in page.path(block)) and not _is_links(block))
         for block, kept in zip(page.blocks, chosen, strict=True)
     ]
 
 
-def with_posts(page: Page, chosen: list[bool]) -> list[bool]:
-    """Add the rest of the posts of a thread.
+def with_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
+    """Add the rest of the posts of a thread; ``None`` where the page is none.
 
     Posts are two or more elements of one class, none inside another, with the same tags and classes above them, which
     hold most of the chosen text, at least two of them some. What stands in them is all content, the short answers too.
@@ -69,7 +82,7 @@ def with_posts(page: Page, chosen: list[bool]) -> list[bool]:
         if len(kind) > len(best_kind):
             best, best_kind = elements, kind
     if not best:
-        return chosen
+        return None
     posts = set(best)
     return [
         kept
@@ -99,7 +112,11 @@ def _in_frame(page: Page, block: Any, boxes: set[Any]) -> bool:
     for node in page.path(block):
         if node in boxes:
             return False
-        if node.tag in _HEADER or page.is_widget(node):
+        if (
+            node.tag in _HEADER
+            or page.is_widget(node)
+            or _MENU.search(f"{node.get('class') or ''} {node.get('id') or ''}")
+        ):
             return True
     return True
 
@@ -155,22 +172,62 @@ def with_captions(page: Page, chosen: list[bool]) -> list[bool]:
 
 
 def with_between(page: Page, chosen: list[bool]) -> list[bool]:
-    """Add what stands between chosen blocks inside an element of which most is chosen."""
-    held = page.held(chosen)
-    inside: Counter[Any] = Counter()
-    for block, n in zip(page.blocks, page.weights, strict=True):
-        for element in page.path(block):
-            inside[element] += n
+    """Add what stands with the chosen blocks inside an element of which half is chosen, links and widgets not counted.
+
+    From the first chosen block (the title, where there is one) to the last.
+    """
     box, first, last = page.box(chosen)
-    if box is None or held[box] < 0.75 * inside[box]:
+    if box is None:
         return chosen
-    return [
+    fits = [
         kept
         or (
-            first < at < last
-            and block.link_density < 0.1
+            block.link_density < (_LINKS_IN_TABLE if block.kind == "table" else 0.1)
             and box in page.path(block)
             and not _in_frame(page, block, {box})
         )
-        for at, (block, kept) in enumerate(zip(page.blocks, chosen, strict=True))
+        for block, kept in zip(page.blocks, chosen, strict=True)
     ]
+    if 2 * page.size(chosen) < page.size(fits):
+        return chosen
+    return [kept or (fit and first < at < last) for at, (fit, kept) in enumerate(zip(fits, chosen, strict=True))]
+
+
+def with_references(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add references and notes behind the text, in the element that holds it, and the heading over them."""
+    box, _, last = page.box(chosen)
+    out = list(chosen)
+    for at in range(last + 1, len(chosen)):
+        path = page.path(page.blocks[at])
+        inside = path[: path.index(box)] if box in path else []
+        if any(_is_apparatus(node) for node in inside) and not _in_frame(page, page.blocks[at], {box}):
+            out[at] = True
+            if page.blocks[at - 1].kind == "heading":
+                out[at - 1] = True
+    return out
+
+
+def _is_apparatus(element: Any) -> bool:
+    named = f"{element.get('class') or ''} {element.get('id') or ''} {element.get('role') or ''}"
+    return bool(_APPARATUS.search(named))
+
+
+def with_unnamed(page: Page, chosen: list[bool]) -> list[bool]:
+    """Add prose inside the element that holds the text where no element between the two has a name.
+
+    Widgets and boxes have classes; sections without any (as editors of newsletters and messengers write them) are text.
+    """
+    box, _, _ = page.box(chosen)
+    if box is None:
+        return chosen
+    return [
+        kept or (block.kind == "text" and n >= _FEW and block.link_density < 0.1 and _is_unnamed(page.path(block), box))
+        for block, n, kept in zip(page.blocks, page.weights, chosen, strict=True)
+    ]
+
+
+def _is_unnamed(path: list[Any], box: Any) -> bool:
+    if box not in path:
+        return False
+    between = path[: path.index(box)]
+    return not any(node.get("class") or node.get("id") or node.tag not in _PLAIN_TAGS for node in between)

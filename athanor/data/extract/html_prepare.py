@@ -2,6 +2,7 @@
 
 Runs before ``html_tree.clear``, which drops what no reader sees. Rules that know no site:
 
+- elements of a page's own making (``<my-note>``) are blocks where they stand between elements, words where in text;
 - tables, rows and cells named by ARIA roles (WAI-ARIA 1.2) are tables;
 - notes, footnotes and quotations that are ``<aside>`` belong to the text, other asides do not;
 - a form around most of the page (ASP.NET, a quiz) is no form, and a button that is a heading's text is its text
@@ -19,7 +20,7 @@ import json
 import re
 from typing import Any
 
-from athanor.data.extract.html_tree import is_hidden
+from athanor.data.extract.html_tree import BLOCK_TAGS, is_hidden
 
 _ROLES = {"table": "table", "row": "tr", "columnheader": "th", "rowheader": "th", "cell": "td"}
 _NAVIGATION_ROLES = frozenset(["navigation", "contentinfo", "banner", "search", "complementary"])
@@ -32,6 +33,8 @@ _NOTE_ROLES = frozenset(
     ["doc-footnote", "doc-endnotes", "doc-tip", "doc-notice", "doc-example", "doc-pullquote", "note"]
 )
 _HEADINGS = frozenset(["h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt"])
+#: Inside these an element of the page's own is a word of the line.
+_LINES = _HEADINGS | {"p", "li", "dd", "td", "th", "pre", "caption", "figcaption", "label", "legend"}
 #: A form or a hidden element of fewer characters is never "most of the page".
 _MUCH = 100
 _UNREAD = frozenset(["script", "style", "template", "noscript", "option", "textarea", "head", "a"])
@@ -46,6 +49,9 @@ def prepare(root: Any) -> None:
         if element.get("role") in _NOTE_ROLES or _PART_OF_TEXT.search(named):
             element.tag = "div"
     opened: set[str] = set()
+    for element in root.xpath(".//*[contains(name(), '-')]"):
+        if _is_block(element):
+            element.tag = "div"
     for button in root.xpath(".//button"):
         if any(parent.tag in _HEADINGS for parent in list(button.iterancestors())[:2]):
             button.tag = "span"
@@ -69,6 +75,14 @@ def _take_role(element: Any) -> None:
             element.tag = _ROLES[role]
     elif role in _NAVIGATION_ROLES and element.tag in ("div", "section", "ul", "header"):
         element.tag = "nav" if role != "complementary" else "aside"
+
+
+def _is_block(element: Any) -> bool:
+    """Whether an element of a page's own (its name has a hyphen) stands for itself: beside elements and not in text."""
+    parent = element.getparent()
+    if parent is None or parent.tag not in BLOCK_TAGS and "-" not in str(parent.tag) or parent.tag in _LINES:
+        return False
+    return not any(text and text.strip() for text in (parent.text, *(child.tail for child in parent)))
 
 
 def _is_most(element: Any, root: Any) -> bool:

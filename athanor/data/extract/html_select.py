@@ -30,7 +30,7 @@ _WIDGETS = re.compile(
     r"copyright|disclaimer|cookie|consent|paywall|outbrain|taboola|popular|trending|more-?(?:news|stories|from)|"
     r"read-?more|author-?(?:bio|box|info|card)|about-?author|comments?|disqus|pagination|pager|tags?|tag-list|"
     r"(?:post|entry)-?meta|postinfo|meta|(?:post|user)-?(?:profile|info|details)|post-?likes|signature|online-?list|"
-    r"jump-?box)(?:$|[\s_-])",
+    r"jump-?box|nav-?box)(?:$|[\s_-])",
     re.IGNORECASE,
 )
 #: Parts of a page's frame, as classes and ids name them: a page that has any is not plain.
@@ -53,6 +53,8 @@ _SHORT_LINK = 20
 _MAX_BLOCKS, _MAX_ELEMENTS = 40_000, 100_000
 _SHORT_MAIN = 5 * _SENTENCE
 _LINKED = 0.75
+#: Share of a table of contents that stands in its links; the rest are numbers.
+_CONTENTS = 0.75
 
 
 def weight(block: Block) -> int:
@@ -119,6 +121,14 @@ def select(root: Any, blocks: list[Block], title: str = "", is_article: bool = F
     has one body, and its title, captions and boxes are no part of it; of other pages all that stands with the text is.
     """
     page = Page(root, blocks)
+    chosen = _chosen(page, title, is_article)
+    contents = _contents(page)
+    text = [kept and at not in contents for at, kept in enumerate(chosen)]
+    return text if any(text) else chosen
+
+
+def _chosen(page: Page, title: str, is_article: bool) -> list[bool]:
+    root, blocks = page.root, page.blocks
     aside = [any(node.tag in _ASIDE_TAGS for node in page.path(block)) for block in blocks]
     whole = [not beside for beside in aside]
     if not any(whole):
@@ -136,12 +146,16 @@ def select(root: Any, blocks: list[Block], title: str = "", is_article: bool = F
         changed = rule(page, chosen)
         if any(changed):
             chosen = changed
-    chosen = fill.with_declared_posts(page, chosen)
-    if is_article:
-        return _short_main(page, aside, chosen)
-    for rule in (fill.with_posts, fill.with_captions, fill.with_between):
+    thread = fill.with_declared_posts(page, chosen)
+    if is_article and thread is None:
+        return _short_main(page, aside, fill.with_unnamed(page, chosen))
+    thread = thread or fill.with_posts(page, chosen)
+    if thread is not None:
+        return fill.with_title(page, thread, title)
+    chosen = fill.with_title(page, _short_main(page, aside, chosen), title)
+    for rule in (fill.with_captions, fill.with_unnamed, fill.with_between, fill.with_references):
         chosen = rule(page, chosen)
-    return fill.with_title(page, _short_main(page, aside, chosen), title)
+    return chosen
 
 
 def _short_main(page: Page, aside: list[bool], chosen: list[bool]) -> list[bool]:
@@ -232,6 +246,25 @@ def _without_links(page: Page, chosen: list[bool]) -> list[bool]:
         linked = linked and block.kind in ("text", "heading", "item") and block.level != 1
         out.append(kept and not linked)
     return out
+
+
+def _contents(page: Page) -> set[int]:
+    """Positions of tables of contents: lists of two items or more that are links within the page; their headings."""
+    lists: dict[Any, list[int]] = {}
+    for at, block in enumerate(page.blocks):
+        if block.kind == "item":
+            outer = block.element
+            for node in page.path(block):
+                outer = node if node.tag in ("ul", "ol") else outer
+            lists.setdefault(outer, []).append(at)
+    found: set[int] = set()
+    for items in lists.values():
+        n_all = sum(page.blocks[at].n_chars for at in items)
+        if len(items) > 1 and sum(page.blocks[at].n_anchor_chars for at in items) >= _CONTENTS * n_all:
+            found.update(items)
+            if items[0] and page.blocks[items[0] - 1].kind == "heading":
+                found.add(items[0] - 1)
+    return found
 
 
 def _without_widgets(page: Page, chosen: list[bool]) -> list[bool]:

@@ -49,10 +49,10 @@ def test_columns_of_a_grid_are_no_posts() -> None:
     root = parse(page(body))
     blocks, _ = blocks_of(root, body)
     chosen = [block.text.startswith("The pump") or block.text == "2019" for block in blocks]
-    assert with_posts(Page(root, blocks), chosen) == chosen
+    assert with_posts(Page(root, blocks), chosen) is None
     root = parse(page(body.replace("col-md", "post")))
     blocks, _ = blocks_of(root, body)
-    assert sum(with_posts(Page(root, blocks), chosen)) == sum(chosen) + 2
+    assert sum(with_posts(Page(root, blocks), chosen) or []) == sum(chosen) + 2
 
 
 QA = """<div itemscope itemtype="https://schema.org/Question"><h1>Why does it run dry?</h1>
@@ -108,6 +108,61 @@ def test_lines_of_links_open_and_close_a_plain_page() -> None:
     links = "<div><a href='/'>Home</a> <a href='/a'>About</a></div>"
     text = extract_html(f"<body>{links}<p>{LONG * 3}</p>{links}</body>").text
     assert text == (LONG * 3).strip()
+
+
+def test_short_blocks_of_a_page_that_is_no_article_are_kept_and_menus_in_it_are_not() -> None:
+    question = (
+        "<div class='q'><h3>{}</h3><label>A. A float</label><br><label>B. A relay</label><div>Answer: B</div></div>"
+    )
+    menu = "<ul class='nav'><li><a>2019</a></li><li><a>2018</a></li></ul>"
+    body = f"<div class='quiz'><h1>A quiz</h1><p>{LONG}</p>{question.format('What sticks?')}{menu}<p>{LONG}</p></div>"
+    text = text_of(body, title="A quiz")
+    assert "### What sticks?\n\nA. A float\n\nB. A relay\n\nAnswer: B" in text and "2019" not in text
+
+
+def test_sections_without_names_are_text_of_an_article_too() -> None:
+    short = "<section><section><p>Third, the relay.</p></section></section>"
+    body = f"<div id='c'><section><span>{LONG}</span></section><p>{LONG * 3}</p>{short}<p>{LONG * 3}</p></div>"
+    text = text_of(body, head='<meta property="og:type" content="article">')
+    assert text.count("The pump") == 7 and "Third, the relay." in text
+
+
+def test_references_behind_the_text_are_kept_with_their_heading() -> None:
+    references = "<h2>References</h2><div class='reflist'><ol><li>A Book of Pumps, 1961.</li></ol></div>"
+    after = "<h2>More</h2><div class='teasers'><p>Our magazine.</p></div>"
+    text = text_of(f"<div id='content'><h1>Pumps</h1><p>{LONG * 3}</p><p>{LONG * 3}</p>{references}{after}</div>")
+    assert text.endswith("## References\n\n1. A Book of Pumps, 1961.")
+
+
+def test_contents_of_the_page_itself_are_no_text() -> None:
+    contents = "<div><h4>In this article</h4><ul><li><a href='#a'>Care</a></li><li><a href='#b'>Use</a></li></ul></div>"
+    text = text_of(
+        f"<main><h1>Pumps</h1>{contents}<h2 id='a'>Care</h2><p>{LONG * 3}</p><h2 id='b'>Use</h2><p>{LONG}</p></main>"
+    )
+    assert "In this article" not in text and "- Care" not in text and "## Care" in text and "## Use" in text
+
+
+# -- elements --
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<my-note>Stop first.</my-note><my-note>Then look.</my-note>", "Stop first.\n\nThen look."),
+        ("<p>Press <my-key>Ctrl</my-key>+<my-key>K</my-key> now</p>", "Press Ctrl+K now"),
+        ("<div>Press <my-key>K</my-key> now</div>", "Press K now"),
+        ("<my-tabs><my-tab>npm</my-tab><my-tab>yarn</my-tab></my-tabs>", "npm\n\nyarn"),
+        ("<dl><dd><h1>T</h1></dd></dl><p>x</p>", "# T\n\nx"),
+        ("<p>It was so.<sup>[1]</sup> And<sup>[2-3]</sup> so.</p>", "It was so. And so."),
+        (
+            "<table><tr><td class='blob-num' data-line-number='1'></td><td class='blob-code'>if x:</td></tr><tr>"
+            "<td class='blob-num'></td><td class='blob-code blob-code-inner'>    <span>y()</span></td></tr></table>",
+            "```\nif x:\n    y()\n```",
+        ),
+    ],
+)
+def test_small_pages(markup: str, text: str) -> None:
+    assert extract_html(markup).text == text
 
 
 # -- what scripts open, and text that stands elsewhere --
