@@ -127,7 +127,7 @@ def _is_note(block: Block, page: Page, sizes: Sizes) -> bool:
 
 def _runs_on(last: str, first: str) -> bool:
     """Whether a paragraph goes on across the page break."""
-    plain = not last.startswith(("#", "|", "<", "- ")) and not first.startswith(("#", "|", "<", "- "))
+    plain = not last.startswith(("#", "|", "<", "- ", "```")) and not first.startswith(("#", "|", "<", "- "))
     return plain and len(last) > 60 and last[-1] not in ".!?:。！？：" and first[:1].islower()
 
 

@@ -24,6 +24,9 @@ _PAGE_NUMBER = re.compile(
     r"[-–—·|\s]*(?:page\s*|p\.\s*)?\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-–—·|\s]*|第\s*\d+\s*页\s*(?:[,，/]?\s*共\s*\d+\s*页)?",
     re.I,
 )
+_CODE_CHARS = re.compile(r"[;{}=<>]|\w\(")
+#: Above this share of characters in fonts of one width a document is typewritten.
+_MAX_TYPED = 0.5
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
 _ENDS = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", "”", '"')
 
@@ -38,6 +41,7 @@ class Line:
     box: Rect
     hyphen: bool
     turned: bool = False
+    fixed: bool = False
 
 
 @dataclass(slots=True)
@@ -130,16 +134,22 @@ def _middle_y(block: Block, line: int) -> float:
 def _lines(segments: Sequence[Segment]) -> list[Line]:
     lines: list[Line] = []
     for segment in segments:
-        line = Line(segment.text, segment.size, segment.bold, segment.box, segment.hyphen, segment.turned)
+        line = Line(
+            segment.text, segment.size, segment.bold, segment.box, segment.hyphen, segment.turned, segment.fixed
+        )
         if lines and not line.turned and not lines[-1].turned:
             before = lines[-1]
             gap = line.box[0] - before.box[2]
             apart = abs(line.box[1] + line.box[3] - before.box[1] - before.box[3]) / 2
-            if -2 < gap < 1.6 * line.size and apart < 0.6 * max(line.size, before.size):
+            typed = line.fixed and before.fixed and len(before.text) > 1
+            if -2 < gap < (40 if typed else 1.6) * line.size and apart < 0.6 * max(line.size, before.size):
                 space = "" if gap < 0.1 * line.size else " "
+                if typed:
+                    space = " " * max(1, round(gap / _char_width(before)))
                 longer = before if len(before.text) >= len(line.text) else line
                 box = union(before.box, line.box)
-                lines[-1] = Line(before.text + space + line.text, longer.size, longer.bold, box, line.hyphen)
+                text = before.text + space + line.text
+                lines[-1] = Line(text, longer.size, longer.bold, box, line.hyphen, fixed=longer.fixed)
                 continue
         lines.append(line)
     return lines
@@ -147,7 +157,9 @@ def _lines(segments: Sequence[Segment]) -> list[Line]:
 
 def _continues(block: Block, line: Line) -> bool:
     last = block.lines[-1]
-    if abs(line.size - last.size) > max(1.0, 0.12 * last.size) or line.bold != last.bold:
+    if abs(line.size - last.size) > max(1.0, 0.12 * last.size) or line.fixed != last.fixed:
+        return False
+    if line.bold != last.bold and not line.fixed:
         return False
     if line.turned or last.turned:  # columns of vertical text, lines of a turned paragraph: side by side
         apart = max(line.box[0] - last.box[2], last.box[0] - line.box[2])
@@ -217,26 +229,52 @@ class Sizes:
 
     body: float
     larger: tuple[float, ...]
+    #: The running text itself is in a font of one width: there, that font means nothing.
+    typed: bool = False
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Sizes:
         """Of a whole document."""
         counts: Counter[float] = Counter()
+        n_fixed = 0
         for page in pages:
             for segment in page.segments:
                 counts[segment.size] += len(segment.text)
+                n_fixed += segment.fixed * len(segment.text)
         body = max(counts, key=lambda s: (counts[s], -s)) if counts else 10.0
-        return cls(body, tuple(sorted((s for s in counts if s >= 1.15 * body), reverse=True)))
+        larger = tuple(sorted((s for s in counts if s >= 1.15 * body), reverse=True))
+        return cls(body, larger, n_fixed > _MAX_TYPED * sum(counts.values()))
 
 
 def block_parts(block: Block, sizes: Sizes) -> list[str]:
     """Markdown of a block: a table, a heading, or paragraphs and list items."""
     if block.table:
         return [block.table]
+    if not sizes.typed and _is_code(block):
+        return [_code(block)]
     level = _heading_level(block, sizes)
     if level is not None:
         return [f"{'#' * level} {_joined(block.lines)}"]
     return [_BULLET.sub("- ", _joined(lines)) for lines in _paragraphs(block)]
+
+
+def _is_code(block: Block) -> bool:
+    """Whether a block is a listing: in a font of one width, and two lines long or with the characters of code."""
+    if not all(line.fixed for line in block.lines):
+        return False
+    return len(block.lines) > 1 or bool(_CODE_CHARS.search(block.lines[0].text))
+
+
+def _code(block: Block) -> str:
+    """A listing with its indentation, which a PDF holds as places alone."""
+    width = statistics.median(map(_char_width, block.lines))
+    left = min(line.box[0] for line in block.lines)
+    lines = [" " * round((line.box[0] - left) / width) + line.text for line in block.lines]
+    return "\n".join(["```", *lines, "```"])
+
+
+def _char_width(line: Line) -> float:
+    return max((line.box[2] - line.box[0]) / max(len(line.text), 1), 1.0)
 
 
 def _heading_level(block: Block, sizes: Sizes) -> int | None:

@@ -28,6 +28,7 @@ _HYPHEN = "\ufffe"
 
 #: Parts of the names of bold fonts, those of TeX among them.
 _BOLD_NAMES = (b"bold", b"black", b"heavy", b"-bd", b"cmbx", b"sfbx", b"-medi", b"cmssbx")
+_FIXED_NAMES = (b"courier", b"mono", b"consolas", b"menlo", b"cmtt", b"sftt", b"typewriter", b"inconsolata")
 _UNSEEN = {code: None for code in (*range(32), 0xAD, 0xFFFE, 0xFFFF)}
 
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -44,6 +45,8 @@ class Segment:
     hyphen: bool = False
     #: Characters stand above each other: vertical Chinese, or a line turned by a quarter.
     turned: bool = False
+    #: In a font whose characters are all of one width.
+    fixed: bool = False
 
     @property
     def text(self) -> str:
@@ -205,8 +208,9 @@ def _add(raw: Any, text_page: Any, run: list[tuple[str, Rect, int]], out: Page) 
     words = [(plain, rect) for text, rect, _ in run if (plain := _whole(text.translate(_UNSEEN)))]
     if words:
         # Of its first, middle and last word: one word in bold makes no heading.
-        bold = all(_is_bold(raw, text_page, index) for index in {run[i][2] for i in (0, len(run) // 2, -1)})
-        out.segments.append(Segment(words, size, bold, box, hyphen, turned))
+        fonts = [_font(raw, text_page, index) for index in {run[i][2] for i in (0, len(run) // 2, -1)}]
+        bold, fixed = (all(values) for values in zip(*fonts, strict=True))
+        out.segments.append(Segment(words, size, bold, box, hyphen, turned, fixed))
 
 
 def _undoubled(word: str, rect: Rect) -> str:
@@ -228,13 +232,14 @@ def _whole(word: str) -> str:
     return word.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _is_bold(raw: Any, text_page: Any, index: int) -> bool:
-    if raw.FPDFText_GetFontWeight(text_page, index) >= 600:
-        return True
+def _font(raw: Any, text_page: Any, index: int) -> tuple[bool, bool]:
+    """Whether a character's font is bold, and whether its characters are all of one width."""
     buffer = ctypes.create_string_buffer(64)
     flags = ctypes.c_int()
     raw.FPDFText_GetFontInfo(text_page, index, buffer, 64, ctypes.byref(flags))
-    return any(word in buffer.value.lower() for word in _BOLD_NAMES)
+    name = buffer.value.lower()
+    bold = raw.FPDFText_GetFontWeight(text_page, index) >= 600 or any(word in name for word in _BOLD_NAMES)
+    return bold, bool(flags.value & 1) or any(word in name for word in _FIXED_NAMES)
 
 
 def _read_objects(raw: Any, page: Any, turn: Callable[..., Rect], out: Page) -> None:

@@ -15,7 +15,7 @@ _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 def pdf(pages: Sequence[str], images: bool = False) -> bytes:
     """A PDF whose pages have these content streams; font F1 is Helvetica, F2 bold, Im a 1×1 grey image.
 
-    Font F3 says that its letters a–z are the 26 Chinese characters from U+4E00.
+    F4 is Courier. Font F3 says that its letters a–z are the 26 Chinese characters from U+4E00.
     """
     objects: list[bytes] = [b"", b""]
     font = "<< /Type /Font /Subtype /Type1 /BaseFont /{} /Encoding /WinAnsiEncoding >>"
@@ -27,11 +27,12 @@ def pdf(pages: Sequence[str], images: bool = False) -> bytes:
     cmap = b"1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfrange <61> <7a> <4e00> endbfrange"
     objects.append(b"<< /Length %d >>\nstream\n" % len(cmap) + cmap + b"\nendstream")
     objects.append(font.format("Helvetica").replace("/Encoding", "/ToUnicode 6 0 R /Encoding").encode())
+    objects.append(font.format("Courier").encode())
     kids = []
     for content in pages:
         raw = content.encode("cp1252")
         objects.append(b"<< /Length %d >>\nstream\n" % len(raw) + raw + b"\nendstream")
-        resources = "<< /Font << /F1 3 0 R /F2 4 0 R /F3 7 0 R >> /XObject << /Im 5 0 R >> >>"
+        resources = "<< /Font << /F1 3 0 R /F2 4 0 R /F3 7 0 R /F4 8 0 R >> /XObject << /Im 5 0 R >> >>"
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources {resources} "
             f"/Contents {len(objects)} 0 R >>".encode()

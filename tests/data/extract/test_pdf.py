@@ -212,6 +212,16 @@ def test_columns_of_vertical_chinese_are_one_paragraph() -> None:
     assert extract_pdf(pdf([column(400, right) + column(385, left)])).text == f"{expected}\n"
 
 
+def test_listings_keep_their_lines_and_indentation() -> None:
+    code = [(72, "def f(x):"), (96, "if x > 1:"), (120, "return x * 2"), (96, "return x")]
+    drawn = [text_at(x, 600 - 12 * i, line, 10, "F4") for i, (x, line) in enumerate(code)]
+    typed = "".join([*drawn[:2], text_at(240, 588, "# a remark", 10, "F4"), *drawn[2:]])
+    found = extract_pdf(pdf([block(72, 700, LINES) + typed + block(72, 520, LINES)])).text.split("\n\n")
+    expected = "```\ndef f(x):\n    if x > 1:               # a remark\n        return x * 2\n    return x\n```"
+    assert found[1] == expected and found[0].startswith("The quick") and found[2].startswith("The quick")
+    assert "```" not in extract_pdf(pdf([block(72, 700, LINES * 2, 10, "F4")])).text  # a typewritten document
+
+
 def test_a_table_in_one_column_beside_prose_in_the_other() -> None:
     prose = [f"prose number {i} that fills the whole of its column here" for i in range(30)]
     rows = [["a", "b", "c"], *([f"r{i}", f"{i}.5", f"{i * i}"] for i in range(6))]
