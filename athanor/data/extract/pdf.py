@@ -11,7 +11,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from athanor.data.extract.pdf_layout import Block, Sizes, block_parts, drop_furniture, join_lines, page_blocks
+from athanor.data.extract.pdf_furniture import drop_furniture
+from athanor.data.extract.pdf_layout import Block, Sizes, block_parts, join_lines, page_blocks
 from athanor.data.extract.pdf_page import Page, read_page
 from athanor.data.extract.pdf_tables import find_tables
 from athanor.data.extract.types import Extracted, Unreadable
@@ -21,6 +22,7 @@ _SCAN_CHARS = 30
 _SCAN_SHARE = 0.5
 #: A page tree may name one page any number of times.
 MAX_PAGES = 20_000
+_CJK_LETTER = re.compile(r"[\u3400-\u9fff，、]")
 _NOTE_MARK = re.compile(r"(?:\d{1,3}|[*†‡§¶①-⑳]|\[\d{1,3}\]|[a-z])[.)]?\s*\S")
 #: Above this share of characters without a meaning (no Unicode value, private use) the fonts cannot be read.
 _MAX_UNKNOWN = 0.2
@@ -109,9 +111,20 @@ def _text(pages: list[Page]) -> tuple[str, int]:
         n_text = len(blocks)
         while n_text > 1 and _is_note(blocks[n_text - 1], page, sizes):
             n_text -= 1
-        found = [part for block in blocks[:n_text] for part in block_parts(block, sizes)]
+        found: list[str] = []
+        foot = 0.0
+        for block in blocks[:n_text]:
+            pieces = block_parts(block, sizes)
+            if found and pieces and block.box[1] < foot - 1 and _runs_on(found[-1], pieces[0]):  # the next column
+                found[-1] = join_lines(found[-1], pieces.pop(0))
+            found += pieces
+            foot = block.box[3]
         if parts and found and _runs_on(parts[-1], found[0]):
             parts[-1] = join_lines(parts[-1], found.pop(0))
+        elif parts and found and not notes and (table := _one_table(parts[-1], found[0])):
+            parts[-1] = table
+            found.pop(0)
+            n_tables -= 1
         # The notes at the foot of a page come behind the paragraph that the page breaks.
         parts += [*notes, *found]
         notes = [part for block in blocks[n_text:] for part in block_parts(block, sizes)]
@@ -128,7 +141,24 @@ def _is_note(block: Block, page: Page, sizes: Sizes) -> bool:
 def _runs_on(last: str, first: str) -> bool:
     """Whether a paragraph goes on across the page break."""
     plain = not last.startswith(("#", "|", "<", "- ", "```")) and not first.startswith(("#", "|", "<", "- "))
-    return plain and len(last) > 60 and last[-1] not in ".!?:。！？：" and first[:1].islower()
+    if not plain or len(last) <= 60 or last[-1] in ".!?:。！？：；”":
+        return False
+    # A Chinese sentence ends with a mark, and what begins a paragraph is no letter alone.
+    return first[:1].islower() or bool(_CJK_LETTER.match(last[-1]) and _CJK_LETTER.match(first[:1]))
+
+
+def _one_table(last: str, first: str) -> str:
+    """A table that goes over the page break, put together; "" where two tables meet there.
+
+    The head that the next page repeats goes; a row that stood there in the place of a head is a row again.
+    """
+    before, after = last.split("\n"), first.split("\n")
+    if not (before[0].startswith("| ") and after[0].startswith("| ")) or len(before) < 3 or len(after) < 2:
+        return ""
+    if before[1].replace(" ", "") != after[1].replace(" ", ""):
+        return ""
+    head = [] if after[0] == before[0] else after[:1]
+    return "\n".join([*before, *head, *after[2:]])
 
 
 def _with_lists(parts: list[str]) -> str:

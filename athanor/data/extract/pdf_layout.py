@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from athanor.data.extract.pdf_page import Page, Rect, Segment
-from athanor.data.extract.pdf_tables import Table, visual_lines
+from athanor.data.extract.pdf_tables import Table
 
 #: Bullets, among them the private-use and control codes that symbol fonts leave.
 _BULLET = re.compile(r"^[•●▪■◦‣∙○□\x80-\x9f\ue000-\uf8ff-]\s+(?=\S)")
@@ -19,11 +19,6 @@ _SECTION = re.compile(
 )
 #: Boxes of glyphs hold room above and below them, so that those of neighbouring lines overlap by this many sizes.
 _BAND_OVERLAP = -0.35
-#: A line of nothing but the page's number.
-_PAGE_NUMBER = re.compile(
-    r"[-–—·|\s]*(?:page\s*|p\.\s*)?\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-–—·|\s]*|第\s*\d+\s*页\s*(?:[,，/]?\s*共\s*\d+\s*页)?",
-    re.I,
-)
 _CODE_CHARS = re.compile(r"[;{}=<>]|\w\(")
 #: Above this share of characters in fonts of one width a document is typewritten.
 _MAX_TYPED = 0.5
@@ -61,38 +56,6 @@ class Block:
 def union(a: Rect, b: Rect) -> Rect:
     """The box around two boxes."""
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
-def drop_furniture(pages: Sequence[Page]) -> int:
-    """Take running headers, footers and page numbers out of the pages; how many lines went.
-
-    A line is furniture when, digits apart, it stands among the two first or two last lines of at least three pages
-    (two, in documents of up to five pages), within the outer eighth of the page; or a page number alone at its edge.
-    """
-    edges: list[tuple[Page, str, list[Segment]]] = []
-    numbers: list[tuple[Page, list[Segment]]] = []
-    for page in pages:
-        lines = visual_lines(page.segments)
-        for line in {id(line): line for line in (*lines[:2], *lines[-2:])}.values():
-            top, bottom = line[0].box[1], line[0].box[3]
-            text = " ".join(s.text for s in line)
-            if (bottom < page.height / 12 or top > page.height * 11 / 12) and _PAGE_NUMBER.fullmatch(text):
-                numbers.append((page, line))
-            text = re.sub(r"\d+", "#", text)
-            if len(text) < 150 and (bottom < page.height / 8 or top > page.height * 7 / 8):
-                edges.append((page, f"{bottom < page.height / 2} {text}", line))
-    counts = Counter(key for _, key, _ in edges)
-    needed = 2 if len(pages) <= 5 else 3
-    n_dropped = 0
-    for page in pages:
-        lines = [line for at, key, line in edges if at is page and counts[key] >= needed]
-        lines += [line for at, line in numbers if at is page and line not in lines]
-        gone = {id(segment) for line in lines for segment in line}
-        left = [s for s in page.segments if id(s) not in gone]
-        if left:  # a page of nothing but such lines is a form, or a title
-            page.segments = left
-            n_dropped += len(lines)
-    return n_dropped
 
 
 def page_blocks(page: Page, tables: Sequence[Table]) -> list[Block]:
@@ -297,18 +260,32 @@ def _paragraphs(block: Block) -> list[list[Line]]:
     lines = block.lines
     if lines[0].turned:
         return _turned_paragraphs(block)
+    centred = [_is_centred(line, block) for line in lines]
     gaps = [b.box[1] - a.box[3] for a, b in zip(lines, lines[1:], strict=False)]
     usual = statistics.median(gaps) if gaps else 0.0
     left, right = block.box[0], block.box[2]
     out = [[lines[0]]]
-    for before, line, gap in zip(lines, lines[1:], gaps, strict=False):
+    for i, (before, line, gap) in enumerate(zip(lines, lines[1:], gaps, strict=False)):
         indent = line.box[0] - left > 0.7 * line.size >= before.box[0] - left
         ends = before.text.endswith(_ENDS) and before.box[2] < right - 0.12 * (right - left)
         marked = bool(_BULLET.match(line.text) or _NUMBERED.match(line.text))
-        if gap > usual + 0.3 * line.size or (indent and before.text.endswith(_ENDS)) or ends or marked:
+        if (
+            gap > usual + 0.3 * line.size
+            or (indent and before.text.endswith(_ENDS))
+            or ends
+            or marked
+            or centred[i] != centred[i + 1]
+        ):
             out.append([])
         out[-1].append(line)
     return out
+
+
+def _is_centred(line: Line, block: Block) -> bool:
+    """Whether a line stands in the middle of a block of longer ones: a displayed formula, the name of an author."""
+    left, right = line.box[0] - block.box[0], block.box[2] - line.box[2]
+    width = block.box[2] - block.box[0]
+    return min(left, right) > 0.12 * width and abs(left - right) < 0.2 * width
 
 
 def _turned_paragraphs(block: Block) -> list[list[Line]]:

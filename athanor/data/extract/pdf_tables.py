@@ -25,6 +25,7 @@ _SEGMENTS_PER_CELL = 1.25
 _MIN_STRIP_POINTS = 8.0
 _LONG_SHARE = 0.7
 _MIN_LONG_LINES = 5
+_MIN_WIDE_ROWS = 3
 #: A first column of these alone is the marks of a list.
 _MARK = re.compile(r"|[^\w\s]|[\w]{1,3}[.)]|[\ue000-\uf8ff]")
 _Word = tuple[float, float, float, str]  # y0, x0, x1, text
@@ -278,18 +279,47 @@ def _aligned(page: Page) -> list[Table]:
 
 def _sides(page: Page) -> list[list[Segment]]:
     """The two columns of a page of prose in two columns, else all of it: a line of prose beside a table is no row of
-    it. There are two columns where a strip in the middle is free, and long lines stand on both sides of it."""
+    it. There are two columns where a strip in the middle is free, and long lines stand on both sides of it. Rows with
+    no such line beside them reach over both columns, as wide tables do, and are a part of their own."""
     middle = _middle_strip(page)
     if middle is None:
         return [page.segments]
     sides = [[s for s in page.segments if s.box[2] <= middle], [s for s in page.segments if s.box[0] >= middle]]
+    long: list[Segment] = []
     for side in sides:
         if not side:
             return [page.segments]
         width = max(s.box[2] for s in side) - min(s.box[0] for s in side)
-        if sum(s.box[2] - s.box[0] > _LONG_SHARE * width for s in side) < _MIN_LONG_LINES:
+        lines = [s for s in side if s.box[2] - s.box[0] > _LONG_SHARE * width]
+        if len(lines) < _MIN_LONG_LINES:
             return [page.segments]
-    return sides
+        long += lines
+    wide = [run for run in _runs_apart(page.segments, long) if len(run) >= _MIN_WIDE_ROWS and _spans(run, middle)]
+    apart = {id(segment) for run in wide for row in run for segment in row}
+    parts = [[segment for row in run for segment in row] for run in wide]
+    return parts + [[s for s in side if id(s) not in apart] for side in sides]
+
+
+def _runs_apart(segments: list[Segment], long: list[Segment]) -> list[list[list[Segment]]]:
+    """Runs of rows at whose height no long line stands."""
+    runs: list[list[list[Segment]]] = [[]]
+    for row in visual_lines(segments):
+        y = statistics.fmean(map(_middle, row))
+        if len(row) < 2 or any(s.box[1] <= y <= s.box[3] for s in long):
+            runs.append([])
+        else:
+            runs[-1].append(row)
+    return runs
+
+
+def _spans(rows: list[list[Segment]], middle: float) -> bool:
+    """Whether rows go on over the middle of a page: the gap there is no wider than those between their other cells."""
+    across: list[float] = []
+    others: list[float] = []
+    for row in rows:
+        for left, right in zip(row, row[1:], strict=False):
+            (across if left.box[2] <= middle <= right.box[0] else others).append(right.box[0] - left.box[2])
+    return not across or (bool(others) and statistics.median(across) < 2 * statistics.median(others))
 
 
 def _middle_strip(page: Page) -> float | None:

@@ -212,6 +212,51 @@ def test_columns_of_vertical_chinese_are_one_paragraph() -> None:
     assert extract_pdf(pdf([column(400, right) + column(385, left)])).text == f"{expected}\n"
 
 
+def wide_table(y: float) -> str:
+    rows = [["Model", "a", "b", "c", "d", "e"], *([f"Model {i}", *(f"{i}.{k}" for k in range(5))] for i in range(5))]
+    places = [60, 150, 240, 330, 420, 510]
+    return "".join(text_at(places[c], y - 12 * r, v) for r, row in enumerate(rows) for c, v in enumerate(row))
+
+
+def test_a_table_over_both_columns_is_one() -> None:
+    prose = [f"prose number {i} that fills the whole of its column here" for i in range(30)]
+    columns = block(50, 600, prose[:30]) + block(320, 600, prose[:30])
+    found = extract_pdf(pdf([wide_table(720) + columns]))
+    assert found.meta["tables"] == 1 and "| Model 3 | 3.0 | 3.1 | 3.2 | 3.3 | 3.4 |" in found.text
+    assert found.text.index("| Model 3") < found.text.index("prose number 0")
+
+
+def test_a_table_that_goes_over_the_page_loses_no_row() -> None:
+    pages = []
+    for page in range(3):
+        rows = [["ID", "Name", "Value"], *([str(i), f"name {i}", f"{i}.5"] for i in range(page * 20, page * 20 + 20))]
+        ys = [770 - 20 * k for k in range(len(rows) + 1)]
+        cells = "".join(
+            text_at(75 + 100 * c, ys[r] - 14, value) for r, row in enumerate(rows) for c, value in enumerate(row)
+        )
+        pages.append(grid([72, 172, 272, 372], ys) + cells)
+    pages[0] = block(72, 785, ["A title"]) + pages[0]
+    found = extract_pdf(pdf([*pages, block(72, 700, LINES)]))
+    assert found.meta["tables"] == 1 and found.text.count("| ID |") == 1
+    assert all(f"| {i} | name {i} | {i}.5 |" in found.text for i in range(60))
+
+
+def test_lines_of_a_page_of_contents_go() -> None:
+    lines = [f"{i} A chapter {'.' * (60 - i)} {i * 7}" for i in range(1, 6)]
+    found = extract_pdf(pdf([text_at(72, 720, "Contents", 16) + block(72, 700, lines), block(72, 700, LINES)])).text
+    assert "A chapter" not in found and "The quick" in found
+
+
+def test_displayed_lines_and_sentences_over_columns() -> None:
+    formula = text_at(220, 664, "L = sum of p (1)")
+    found = extract_pdf(pdf([block(72, 700, LINES[:2] + [LINES[0]]) + formula + block(72, 652, LINES)])).text
+    assert "\n\nL = sum of p (1)\n\nThe quick" in found
+    left = [f"left line number {i} of a sentence that has no end there and" for i in range(12)]
+    right = [f"right line number {i} of the same sentence goes on and on" for i in range(12)]
+    found = extract_pdf(pdf([block(50, 700, left) + block(330, 700, right)])).text
+    assert "no end there and right line number 0" in found
+
+
 def test_listings_keep_their_lines_and_indentation() -> None:
     code = [(72, "def f(x):"), (96, "if x > 1:"), (120, "return x * 2"), (96, "return x")]
     drawn = [text_at(x, 600 - 12 * i, line, 10, "F4") for i, (x, line) in enumerate(code)]
