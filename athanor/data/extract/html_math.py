@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from athanor.data.extract.html_blocks import PLACEHOLDER
+from athanor.data.extract.html_katex import katex_latex
 from athanor.data.extract.html_tree import BLOCK_TAGS, drop
 from athanor.data.extract.mathml import math_to_latex, unwrapped
 
@@ -151,8 +152,8 @@ def _by_class(element: Any, css: set[str]) -> tuple[str, bool] | None:
     if "katex-display" in css or "katex" in css or "katex-mathml" in css:
         latex = _inner_math(element)
         if latex is None:
-            # Without the MathML half nothing but the drawn signs is left.
-            latex = _text_of_mathml(element) or _drawn_text(element)
+            # Without the MathML half nothing but the drawing is left.
+            latex = _text_of_mathml(element) or katex_latex(element) or _drawn_text(element)
         outer = element.iterancestors()
         return latex, "katex-display" in css or any("katex-display" in (a.get("class") or "") for a in outer)
     if "mwe-math-element" in css or "mjx-container" in css:
