@@ -17,6 +17,7 @@ _PAGE_NUMBER = re.compile(
 #: A line of a page of contents: dots that lead to a page number.
 _LEADER = re.compile(r"\S.*?(?:\s*[.·…．]){4,}\s*[\divxlcIVXLC]{1,6}\s*")
 _MIN_LEADERS = 3
+_DIGITS = r"\d{1,9}"
 
 _Edge = tuple[Page, str, str, list[Segment]]
 
@@ -31,7 +32,10 @@ def drop_furniture(pages: Sequence[Page]) -> int:
     edges: list[_Edge] = []
     numbers: list[tuple[Page, list[Segment]]] = []
     for page in pages:
-        lines = visual_lines(page.segments)
+        lines = visual_lines([segment for segment in page.segments if not segment.turned])
+        for segment in page.segments:
+            if segment.turned:  # along a margin
+                edges.append((page, f"turned {re.sub(_DIGITS, '#', segment.text)}", segment.text, [segment]))
         for line in {id(line): line for line in (*lines[:2], *lines[-2:])}.values():
             top, bottom = line[0].box[1], line[0].box[3]
             text = " ".join(s.text for s in line)
@@ -40,7 +44,7 @@ def drop_furniture(pages: Sequence[Page]) -> int:
             ruled = sum(x[1] - 1 <= (top + bottom) / 2 <= x[3] + 1 for x in page.vertical) > 1
             if len(text) < 150 and not ruled and (bottom < page.height / 8 or top > page.height * 7 / 8):
                 side = f"{bottom < page.height / 2} "
-                edges.append((page, side + re.sub(r"\d+", "#", text), side + text, line))
+                edges.append((page, side + re.sub(_DIGITS, "#", text), side + text, line))
     needed = 2 if len(pages) <= 5 else 3
     running = _running(edges, needed)
     n_dropped = 0
@@ -56,7 +60,7 @@ def _running(edges: Sequence[_Edge], needed: int) -> list[_Edge]:
 
     Rows of a table that goes over pages differ by other numbers.
     """
-    numbers = [re.findall(r"\d{1,9}", text) for _, _, text, _ in edges]
+    numbers = [re.findall(_DIGITS, text) for _, _, text, _ in edges]
     by_pattern: dict[str, list[list[str]]] = {}
     for (_, pattern, _, _), row in zip(edges, numbers, strict=True):
         by_pattern.setdefault(pattern, []).append(row)
@@ -71,10 +75,8 @@ def _running(edges: Sequence[_Edge], needed: int) -> list[_Edge]:
 
 
 def _counting_places(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Places in the lines of a pattern whose number may count the pages: all other numbers stay the same."""
-    n_numbers = len(rows[0])
-    changing = [i for i in range(n_numbers) if len({row[i] for row in rows}) > 1]
-    return changing if len(changing) == 1 else []
+    """Places in the lines of a pattern whose number changes, and so may count the pages."""
+    return [i for i in range(len(rows[0])) if len({row[i] for row in rows}) > 1]
 
 
 def _contents(page: Page) -> list[list[Segment]]:

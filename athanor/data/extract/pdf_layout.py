@@ -69,7 +69,11 @@ def page_blocks(page: Page, tables: Sequence[Table]) -> list[Block]:
         if not blocks or not _continues(blocks[-1], line):
             blocks.append(Block())
         blocks[-1].add(line)
-    if _goes_back(blocks):
+    # What is turned stands in a margin, unless it is all there is: it cuts nothing that is not.
+    upright = [block for block in blocks if not block.lines[0].turned]
+    if upright and _goes_back(upright):
+        blocks = _xy_cut(upright) + [block for block in blocks if block.lines[0].turned]
+    elif not upright and _goes_back(blocks):
         blocks = _xy_cut(blocks)
     for table in tables:
         columns = [(i, block) for i, block in enumerate(blocks) if _share_x(block.box, table.box)]

@@ -201,9 +201,9 @@ def _add(raw: Any, text_page: Any, run: list[tuple[str, Rect, int]], out: Page) 
     box = _around([rect for _, rect, _ in run])
     turned = box[3] - box[1] > _TURNED * (box[2] - box[0]) and sum(len(word) for word, _, _ in run) > 2
     # The matrix of the text may scale the font, so the height of the glyph box is the better measure of its size.
-    # Of its words: a raised or lowered character makes the box of its own word higher.
+    # Of its words the upper quartile: a raised character makes its own word higher, words in small capitals are lower.
     heights = sorted(rect[3] - rect[1] for _, rect, _ in run)
-    size = round((box[2] - box[0] if turned else heights[(len(heights) - 1) // 2]) * 2) / 2
+    size = round((box[2] - box[0] if turned else heights[3 * (len(heights) - 1) // 4]) * 2) / 2
     hyphen = run[-1][0][-1] in "\x02\xad"
     words = [(plain, rect) for text, rect, _ in run if (plain := _whole(text.translate(_UNSEEN)))]
     if words:

@@ -96,6 +96,22 @@ def test_running_headers_and_page_numbers_go() -> None:
     assert text.split("\n\n") == ["Body of page 1.", "Body of page 2.", "Body of page 3.", "Body of page 4.\n"]
 
 
+def test_what_runs_along_a_margin_cuts_no_columns_and_goes() -> None:
+    pages = []
+    for page in range(4):
+        left = [f"left {page} column line number {i} of the text" for i in range(12)]
+        right = [f"right {page} column line number {i} of the text" for i in range(12)]
+        drawn = "".join(text_at(320, 600 - 12 * i, right[i]) + text_at(60, 600 - 12 * i, left[i]) for i in range(12))
+        pages.append(
+            turned(30, 450, f"Proof of {page + 1} by nobody") + drawn + text_at(60, 400, f"A line {page} below")
+        )
+    found = extract_pdf(pdf(pages)).text
+    assert "nobody" not in found
+    places = [found.index(f"left 2 column line number {i} of") for i in range(12)]
+    places += [found.index(f"right 2 column line number {i} of") for i in range(12)]
+    assert places == sorted(places)
+
+
 def test_paragraphs_run_on_over_the_page() -> None:
     pages = [block(72, 700, [*LINES[:1], "and the sentence that begins here does not end before the page"])]
     pages.append(block(72, 700, ["is over, but on the next one."]))
