@@ -101,7 +101,9 @@ def test_what_runs_along_a_margin_cuts_no_columns_and_goes() -> None:
     for page in range(4):
         left = [f"left {page} column line number {i} of the text" for i in range(12)]
         right = [f"right {page} column line number {i} of the text" for i in range(12)]
-        drawn = "".join(text_at(320, 600 - 12 * i, right[i]) + text_at(60, 600 - 12 * i, left[i]) for i in range(12))
+        drawn = "".join(
+            text_at(320, 600 - 12 * i, right[i]) + text_at(60, 600 - 12 * i, left[i]) for i in reversed(range(12))
+        )
         pages.append(
             turned(30, 450, f"Proof of {page + 1} by nobody") + drawn + text_at(60, 400, f"A line {page} below")
         )
