@@ -19,7 +19,7 @@ _POST_TYPES = re.compile(
 _ARTICLE = r"(?:\w*NewsArticle|OpinionNewsArticle|BlogPosting|LiveBlogPosting|Report)"
 _ARTICLE_TYPES = re.compile(rf"schema\.org/{_ARTICLE}\b")
 _ARTICLE_JSON = re.compile(rf'"@type"\s*:\s*\[?\s*"{_ARTICLE}"')
-_HENTRY = re.compile(r"(?:^|\s)h-?entry(?:\s|$)")
+_HENTRY = re.compile(r"(?:^|\s)hentry(?:\s|$)")
 _DIGITS = re.compile(r"\d+")
 #: Columns of a page's grid are alike and hold different things.
 _GRID = re.compile(r"^(?:col(?:umns?)?|grid|row|container)(?:$|[-_])", re.IGNORECASE)
@@ -65,7 +65,7 @@ def with_declared_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
 def with_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
     """Add the rest of the posts of a thread; ``None`` where the page is none.
 
-    Posts are two or more elements of one class, none inside another, with the same tags and classes above them, which
+    Posts are two or more elements of one class, none inside another, with the same tags and classes right above, which
     hold most of the chosen text, at least two of them some. What stands in them is all content, the short answers too.
     """
     total, held = page.size(chosen), page.held(chosen)
@@ -74,13 +74,14 @@ def with_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
         if element.tag in _BOXES and element.get("class") and not _GRID.match(element.get("class").strip()):
             groups.setdefault(_kind(element), []).append(element)
     best: list[Any] = []
-    best_kind: tuple[tuple[str, str], ...] = ()
-    for kind, elements in groups.items():
+    deepest = 0
+    for elements in groups.values():
         alive = [element for element in elements if held[element]]
         if len(alive) < max(2, 0.5 * len(elements)) or sum(held[element] for element in alive) < 0.7 * total:
             continue
-        if len(kind) > len(best_kind):
-            best, best_kind = elements, kind
+        depth = sum(1 for _ in alive[0].iterancestors())
+        if depth > deepest:
+            best, deepest = elements, depth
     if not best:
         return None
     posts = set(best)
@@ -98,8 +99,7 @@ def with_posts(page: Page, chosen: list[bool]) -> list[bool] | None:
 def _kind(element: Any) -> tuple[tuple[str, str], ...]:
     return tuple(
         (node.tag, " ".join(_DIGITS.sub("", node.get("class") or "").split()[:1]))
-        for node in (element, *element.iterancestors())
-        if node.tag not in ("body", "html")
+        for node in (element, *list(element.iterancestors())[:2])
     )
 
 
@@ -188,7 +188,7 @@ def with_between(page: Page, chosen: list[bool]) -> list[bool]:
         )
         for block, kept in zip(page.blocks, chosen, strict=True)
     ]
-    if 2 * page.size(chosen) < page.size(fits):
+    if 5 * page.size(chosen) < page.size(fits):
         return chosen
     return [kept or (fit and first < at < last) for at, (fit, kept) in enumerate(zip(fits, chosen, strict=True))]
 

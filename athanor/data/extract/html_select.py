@@ -204,7 +204,7 @@ def _by_library(page: Page, aside: list[bool]) -> list[bool]:
         for block, n, beside in zip(page.blocks, page.weights, aside, strict=True)
         if n > _SENTENCE and block.link_density < 0.3 and block.kind in _PROSE and not beside
     )
-    if page.size(chosen) < 0.5 * prose:
+    if page.size(chosen) < 0.5 * prose or not any(chosen):
         balanced = _marked(page)
         if page.size(chosen) < 0.4 * page.size(balanced):
             return balanced

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from athanor.data.extract.html import blocks_of, extract_html
-from athanor.data.extract.html_fill import with_posts
+from athanor.data.extract.html_fill import is_article, with_posts
 from athanor.data.extract.html_select import Page
 from athanor.data.extract.html_tree import parse
 
@@ -41,6 +41,16 @@ def test_short_reply_behind_a_quotation_is_a_post_like_the_others() -> None:
     assert "Look at the relay." in text and text.rstrip().endswith("Good.")
     assert text.index("Look at the relay.") < text.index("That was it")
     assert "Posts:" not in text and "Section 3" not in text
+
+
+def test_replies_inside_replies_are_posts_too() -> None:
+    def reply(text: str, *below: str) -> str:
+        own = f"<form class='ut'><div class='ut-body'><div class='md'><p>{text}</p></div></div></form>"
+        return f"<div class='thing'><div class='entry'>{own}</div><div class='child'>{''.join(below)}</div></div>"
+
+    inner = reply("So wait for August?", reply("Yes."))
+    text = text_of(f"<div class='thread'>{reply(LONG * 2)}{reply(LONG * 2, inner)}{reply(LONG)}</div>")
+    assert f"{(LONG * 2).strip()}\n\nSo wait for August?\n\nYes.\n\nThe pump" in text
 
 
 def test_columns_of_a_grid_are_no_posts() -> None:
@@ -118,6 +128,25 @@ def test_short_blocks_of_a_page_that_is_no_article_are_kept_and_menus_in_it_are_
     body = f"<div class='quiz'><h1>A quiz</h1><p>{LONG}</p>{question.format('What sticks?')}{menu}<p>{LONG}</p></div>"
     text = text_of(body, title="A quiz")
     assert "### What sticks?\n\nA. A float\n\nB. A relay\n\nAnswer: B" in text and "2019" not in text
+
+
+def test_list_that_is_most_of_a_page_is_kept_between_its_paragraphs() -> None:
+    items = "<li>Prove that $\\sqrt{2}$ is irrational.</li><li>True or false?<ol><li>Every tree.</li></ol></li>"
+    text = text_of(
+        f"<div class='container'><h1>Homework 3</h1><p>Due on Friday.</p><ol>{items}</ol><p>On paper.</p></div>"
+    )
+    assert (
+        "1. Prove that $\\sqrt{2}$ is irrational.\n2. True or false?\n   1. Every tree" in text and "On paper." in text
+    )
+
+
+def test_entry_that_is_no_article_keeps_its_title() -> None:
+    """Specifications are h-entries (microformats2); blog articles are hentries (hAtom)."""
+    body = f"<div class='h-entry'><h1>The Barrel Format</h1><p>{LONG * 3}</p><p>{LONG * 3}</p></div>"
+    assert text_of(body, title="The Barrel Format 1.0").startswith("# The Barrel Format")
+    assert not is_article(parse(body), body)
+    blog = body.replace("h-entry", "hentry")
+    assert is_article(parse(blog), blog)
 
 
 def test_sections_without_names_are_text_of_an_article_too() -> None:
