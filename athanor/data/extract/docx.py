@@ -179,7 +179,7 @@ class _Reader:
             if self.styles.is_title(style):
                 self.title = self.title or text
             depth = min(level + (self.has_title and not self.styles.is_title(style)), 6)
-            number = f"{label.text.rstrip('.')} " if label and not label.is_bullet else ""
+            number = f"{label.text.rstrip('.')} " if label and label.text and not label.is_bullet else ""
             yield Block("text", f"{'#' * depth} {number}{' '.join(text.split())}")
         elif label is not None:
             indent = "    " * label.level

@@ -17,6 +17,8 @@ _PAGE_NUMBER = re.compile(
 #: A line of a page of contents: dots that lead to a page number.
 _LEADER = re.compile(r"\S.*?(?:\s*[.·…．]){4,}\s*[\divxlcIVXLC]{1,6}\s*")
 _MIN_LEADERS = 3
+#: Letters of a running title that carries the page's number.
+_MIN_TITLE = 12
 _DIGITS = r"\d{1,9}"
 
 _Edge = tuple[Page, str, str, list[Segment]]
@@ -70,8 +72,19 @@ def _running(edges: Sequence[_Edge], needed: int) -> list[_Edge]:
         {(pattern, -1, text), *((pattern, i, str(int(row[i]) - page.number)) for i in counting[pattern])}
         for (page, pattern, text, _), row in zip(edges, numbers, strict=True)
     ]
+    # Pages may be left out of a file: a title with one number that grows is a running one too.
+    for pattern, rows in by_pattern.items():
+        places, letters = counting[pattern], sum(c.isalpha() for c in pattern)
+        if len(places) == 1 and letters >= _MIN_TITLE and _grows([int(row[places[0]]) for row in rows]):
+            for found, edge in zip(marks, edges, strict=True):
+                if edge[1] == pattern:
+                    found.add((pattern, -2, ""))
     counts = Counter(mark for found in marks for mark in found)
     return [edge for edge, found in zip(edges, marks, strict=True) if any(counts[mark] >= needed for mark in found)]
+
+
+def _grows(numbers: Sequence[int]) -> bool:
+    return all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
 
 
 def _counting_places(rows: Sequence[Sequence[str]]) -> list[int]:

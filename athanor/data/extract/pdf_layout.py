@@ -133,7 +133,7 @@ def _continues(block: Block, line: Line) -> bool:
         overlap = min(line.box[3], last.box[3]) - max(line.box[1], last.box[1])
         return line.turned and last.turned and -0.5 * last.size < apart < 1.5 * last.size and overlap > 0
     gap = line.box[1] - last.box[3]
-    return -0.6 * last.size < gap < 0.7 * last.size and _share_x(block.box, line.box) and line.box[1] > last.box[1] + 1
+    return -0.6 * last.size < gap < 0.75 * last.size and _share_x(block.box, line.box) and line.box[1] > last.box[1] + 1
 
 
 def _share_x(a: Rect, b: Rect) -> bool:
@@ -264,7 +264,10 @@ def _paragraphs(block: Block) -> list[list[Line]]:
     lines = block.lines
     if lines[0].turned:
         return _turned_paragraphs(block)
-    centred = [_is_centred(line, block) for line in lines]
+    sides = [_margins(line, block) for line in lines]
+    # Where every line stands in the middle, all of it is centred, and none is displayed.
+    is_mixed = any(abs(left - right) > 0.2 for left, right in sides)
+    centred = [is_mixed and min(left, right) > 0.12 and abs(left - right) < 0.2 for left, right in sides]
     gaps = [b.box[1] - a.box[3] for a, b in zip(lines, lines[1:], strict=False)]
     usual = statistics.median(gaps) if gaps else 0.0
     left, right = block.box[0], block.box[2]
@@ -285,11 +288,10 @@ def _paragraphs(block: Block) -> list[list[Line]]:
     return out
 
 
-def _is_centred(line: Line, block: Block) -> bool:
-    """Whether a line stands in the middle of a block of longer ones: a displayed formula, the name of an author."""
-    left, right = line.box[0] - block.box[0], block.box[2] - line.box[2]
-    width = block.box[2] - block.box[0]
-    return min(left, right) > 0.12 * width and abs(left - right) < 0.2 * width
+def _margins(line: Line, block: Block) -> tuple[float, float]:
+    """How far a line stands from the left and the right edge of its block, in widths of the block."""
+    width = max(block.box[2] - block.box[0], 1.0)
+    return (line.box[0] - block.box[0]) / width, (block.box[2] - line.box[2]) / width
 
 
 def _turned_paragraphs(block: Block) -> list[list[Line]]:

@@ -164,6 +164,9 @@ def test_paragraphs_that_go_on_with_an_item_and_letters_of_the_symbol_font() -> 
     numbering += '<w:num w:numId="5"><w:abstractNumId w:val="5"/></w:num>'
     alpha = '<w:p><w:r><w:sym w:font="Symbol" w:char="F061"/></w:r></w:p>'
     body = item("one") + item("more of it", 0, 5) + item("two") + alpha + item("alone", 0, 5)
+    heading = '<w:p><w:pPr><w:outlineLvl w:val="0"/><w:numPr><w:ilvl w:val="0"/><w:numId w:val="5"/></w:numPr></w:pPr>'
+    heading += "<w:r><w:t>Plain</w:t></w:r></w:p>"
+    assert extract_docx(docx(heading, "", numbering)).text == "# Plain\n"
     assert extract_docx(docx(body, "", numbering)).text == "1. one\n\n    more of it\n\n2. two\n\nα\n\nalone\n"
 
 

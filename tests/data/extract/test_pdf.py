@@ -96,6 +96,14 @@ def test_running_headers_and_page_numbers_go() -> None:
     assert text.split("\n\n") == ["Body of page 1.", "Body of page 2.", "Body of page 3.", "Body of page 4.\n"]
 
 
+def test_running_titles_of_files_that_lack_pages() -> None:
+    pages = [
+        text_at(72, 770, f"{number} A report on things to come") + block(72, 600, [f"Body of page {number}."])
+        for number in (78, 79, 84, 90)
+    ]
+    assert "A report" not in extract_pdf(pdf(pages)).text
+
+
 def test_what_runs_along_a_margin_cuts_no_columns_and_goes() -> None:
     pages = []
     for page in range(4):
