@@ -18,6 +18,8 @@ from athanor.data.extract.types import Extracted, Unreadable
 
 _CONTAINER = "META-INF/container.xml"
 _ENCRYPTION = "META-INF/encryption.xml"
+#: All documents of a book are held at once, since notes may stand in another than their references.
+MAX_BOOK_CHARS = 256_000_000
 _DOCUMENT_TYPES = ("application/xhtml+xml", "text/html", "application/html", "text/x-oeb1-document")
 
 
@@ -60,6 +62,8 @@ def _book(names: list[str], budget: ZipBudget, max_member_bytes: int, meta: dict
             if error.reason.startswith(("too large after", "compression ratio")):
                 raise  # the archive is hostile: nothing in it is worth a further byte
             counts["unreadable_chapters"] += 1
+        if sum(map(len, sources.values())) > MAX_BOOK_CHARS:
+            raise Unreadable(f"too large after unpacking: the chapters have over {MAX_BOOK_CHARS} characters")
     for source in with_notes(sources).values():
         try:
             page = chapter(source, max_member_bytes)

@@ -26,6 +26,8 @@ _MIN_STRIP_POINTS = 8.0
 _LONG_SHARE = 0.7
 _MIN_LONG_LINES = 5
 _MIN_WIDE_ROWS = 3
+#: Points; pages are at most this high (ISO 32000-1, annex C.2).
+_MAX_Y = 14_400.0
 #: A first column of these alone is the marks of a list.
 _MARK = re.compile(r"|[^\w\s]|[\w]{1,3}[.)]|[\ue000-\uf8ff]")
 _Word = tuple[float, float, float, str]  # y0, x0, x1, text
@@ -303,9 +305,9 @@ def _sides(page: Page) -> list[list[Segment]]:
 def _runs_apart(segments: list[Segment], long: list[Segment]) -> list[list[list[Segment]]]:
     """Runs of rows at whose height no long line stands."""
     runs: list[list[list[Segment]]] = [[]]
+    beside = {y for s in long for y in range(int(max(s.box[1], 0.0)), int(min(s.box[3], _MAX_Y)) + 1)}
     for row in visual_lines(segments):
-        y = statistics.fmean(map(_middle, row))
-        if len(row) < 2 or any(s.box[1] <= y <= s.box[3] for s in long):
+        if len(row) < 2 or int(statistics.fmean(map(_middle, row))) in beside:
             runs.append([])
         else:
             runs[-1].append(row)

@@ -127,6 +127,12 @@ def test_all_chapters_together_are_limited() -> None:
         extract_epub(book(), max_total_bytes=1100)
 
 
+def test_a_book_of_too_many_characters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("athanor.data.extract.epub.MAX_BOOK_CHARS", 500)
+    with pytest.raises(Unreadable, match="too large after unpacking: the chapters"):
+        extract_epub(book())
+
+
 def test_entities_of_a_package_are_not_expanded() -> None:
     bomb = '<!DOCTYPE p [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + PACKAGE.split("?>", 1)[1]
     found = extract_epub(book(**{"OEBPS/content.opf": bomb.replace("佚名", "&b;")}))
