@@ -155,14 +155,15 @@ def is_article(root: Any, source: str) -> bool:
     )
 
 
-def with_captions(page: Page, chosen: list[bool]) -> list[bool]:
-    """Add captions of figures and tables between the chosen blocks."""
+def with_captions(page: Page, chosen: list[bool], pictures: bool = True) -> list[bool]:
+    """Add captions between the chosen blocks; without ``pictures`` only those of tables, listings and formulas."""
     box, first, last = page.box(chosen)
     return [
         kept
         or (
             first < at < last
             and block.kind == "caption"
+            and (pictures or any(_shows_data(node) for node in page.path(block)[:3]))
             and not _is_links(block)
             and (box is None or box in page.path(block))
             and not _in_frame(page, block, {box})
@@ -171,8 +172,12 @@ def with_captions(page: Page, chosen: list[bool]) -> list[bool]:
     ]
 
 
+def _shows_data(element: Any) -> bool:
+    return element.tag in ("figure", "table") and next(element.iter("table", "pre"), None) is not None
+
+
 def with_between(page: Page, chosen: list[bool]) -> list[bool]:
-    """Add what stands with the chosen blocks inside an element of which half is chosen, links and widgets not counted.
+    """Add what stands with the chosen blocks inside an element of which a fifth is chosen (links, widgets not counted).
 
     From the first chosen block (the title, where there is one) to the last.
     """

@@ -35,7 +35,7 @@ _WIDGETS = re.compile(
 )
 #: Parts of a page's frame, as classes and ids name them: a page that has any is not plain.
 _FRAME = re.compile(
-    r"(?:^|[\s_-])(?:nav|navbar|navigation|navigator|menu|header|footer|site-?(?:header|footer)|side-?bar|top-?bar|"
+    r"(?:^|[\s_-])(?:nav|navbar|navigation|navigator|menu|header|footer(?![\s_-]?notes?)|site-?(?:header|footer)|side-?bar|top-?bar|"
     r"tool-?bar|crumbs?|banner)(?:$|[\s_-])",
     re.IGNORECASE,
 )
@@ -148,7 +148,8 @@ def _chosen(page: Page, title: str, is_article: bool) -> list[bool]:
             chosen = changed
     thread = fill.with_declared_posts(page, chosen)
     if is_article and thread is None:
-        return _short_main(page, aside, fill.with_unnamed(page, chosen))
+        chosen = fill.with_captions(page, fill.with_unnamed(page, chosen), pictures=False)
+        return _short_main(page, aside, chosen)
     thread = thread or fill.with_posts(page, chosen)
     if thread is not None:
         return fill.with_title(page, thread, title)

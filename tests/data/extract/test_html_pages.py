@@ -100,6 +100,21 @@ def test_title_of_a_declared_article_is_a_datum_of_its_own() -> None:
     assert found.text.startswith("The pump") and found.meta["title"] == "Pumps | Paper"
 
 
+def test_captions_of_tables_are_kept_in_articles_and_those_of_pictures_are_not() -> None:
+    rows = "<tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr>"
+    table = f"<figure><table>{rows}</table><figcaption>Sizes.</figcaption></figure>"
+    picture = "<figure><img src='a.png'><figcaption>A picture by the agency.</figcaption></figure>"
+    body = f"<div class='body'><p>{LONG * 3}</p>{table}<p>{LONG * 3}</p>{picture}<p>{LONG * 3}</p></div>"
+    text = text_of(body, head='<meta property="og:type" content="article">')
+    assert "| 1 | 2 |\n\nSizes.\n\nThe pump" in text and "agency" not in text
+
+
+def test_word_footer_in_a_note_is_no_frame() -> None:
+    note = "<div class='footer-note'>Paid in cash.</div>"
+    text = extract_html(f"<div class='box'><h1>Receipt</h1><div>Table 13</div>{note}</div>").text
+    assert text == "# Receipt\n\nTable 13\n\nPaid in cash."
+
+
 def test_name_of_the_site_is_no_title() -> None:
     body = f"<h1>Pump Forums</h1><h2 class='topic'>Float sticks</h2><div><p>{LONG * 3}</p><p>{LONG * 3}</p></div>"
     text = text_of(body, title="Float sticks - Pump Forums")
