@@ -33,6 +33,8 @@ _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉
 _VARIABLE = re.compile(r"(?:^|[^\w'’])[A-Za-zα-ωΑ-Ω]$")
 _INDEX = re.compile(r"[A-Za-zα-ωΑ-Ω]{1,2}")
 _ANCHOR_SIGN = re.compile(r"[¶§#↩↑^🔗⚓]\ufe0e?\d*$|$")
+#: Formulas between three dollars, as judges of programming contests write them.
+_TRIPLE = re.compile(r"(?<!\$)\${3}([^$\n]+)\${3}(?!\$)")
 #: A raised number in brackets refers to a note.
 _MARK = re.compile(r"\[\d+(?:\s?[-–,]\s?\d+)*\]")
 _SCRIPTABLE = re.compile(r"[0-9+\-−=()]+")
@@ -121,6 +123,8 @@ class Walker:
             if "\u3000" in text:
                 text = _CJK_INDENT.sub("", text)
             text = text.strip()
+            if "$$$" in text:
+                text = _TRIPLE.sub(r"$\1$", text)
             if text:
                 kind: Kind = "formula" if self._is_formula(text) else self._kind
                 block = Block(kind, text, element, level=self._level)

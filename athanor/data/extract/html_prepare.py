@@ -5,7 +5,7 @@ Runs before ``html_tree.clear``, which drops what no reader sees. Rules that kno
 - elements of a page's own making (``<my-note>``) are blocks where they stand between elements, words where in text;
 - tables, rows and cells named by ARIA roles (WAI-ARIA 1.2) are tables;
 - notes, footnotes and quotations that are ``<aside>`` belong to the text, other asides do not;
-- a form around most of the page (ASP.NET, a quiz) is no form, and a button that is a heading's text is its text
+- a form around most of the page (ASP.NET, a quiz) is no form, and a button that is all of a heading is its text
   (the accordion pattern of the ARIA Authoring Practices);
 - panels that a tab or such a button opens, and an element that holds most of the page and is hidden until a script
   has run, are shown.
@@ -53,7 +53,8 @@ def prepare(root: Any) -> None:
         if _is_block(element):
             element.tag = "div"
     for button in root.xpath(".//button"):
-        if any(parent.tag in _HEADINGS for parent in list(button.iterancestors())[:2]):
+        heading = next((parent for parent in list(button.iterancestors())[:2] if parent.tag in _HEADINGS), None)
+        if heading is not None and len(heading.text_content().strip()) == len(button.text_content().strip()):
             button.tag = "span"
             opened.add(button.get("aria-controls") or (button.get("data-bs-target") or "").lstrip("#"))
     for form in root.xpath(".//form"):

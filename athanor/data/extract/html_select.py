@@ -149,7 +149,7 @@ def _chosen(page: Page, title: str, is_article: bool) -> list[bool]:
     thread = fill.with_declared_posts(page, chosen)
     if is_article and thread is None:
         chosen = fill.with_captions(page, fill.with_unnamed(page, chosen), pictures=False)
-        return _short_main(page, aside, chosen)
+        return fill.with_references(page, _short_main(page, aside, chosen))
     thread = thread or fill.with_posts(page, chosen)
     if thread is not None:
         return fill.with_title(page, thread, title)

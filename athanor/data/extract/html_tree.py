@@ -43,7 +43,7 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGN
 #: signs, texts for screen readers.
 _NOISE_CLASS = re.compile(
     r"(?:^|\s)(?:linenos?|linenodiv|line-?numbers?(?:-rows)?|gutter|headerlink|header-?anchor|anchorjs-link|"
-    r"viewcode-link|mw-editsection|mw-cite-backlink|mw-jump-link|noprint|sr-only|visually-?hidden|screen-reader-text|copybtn|copy-btn|hljs-ln-numbers|"
+    r"viewcode-link|jp-(?:Input|Output)Prompt|(?:in|out)put_prompt|mw-editsection|mw-cite-backlink|mw-jump-link|noprint|sr-only|visually-?hidden|screen-reader-text|copybtn|copy-btn|hljs-ln-numbers|"
     r"blob-num)(?:\s|$)",
     re.IGNORECASE,
 )

@@ -11,6 +11,7 @@ from athanor.data.extract.html_fill import is_article, with_posts
 from athanor.data.extract.html_select import Page
 from athanor.data.extract.html_tree import parse
 
+ARTICLE = '<meta property="og:type" content="article">'
 LONG = "The pump runs dry when the float sticks, and then the relay keeps it switched on until somebody comes to look. "
 NAV = "<nav><ul>" + "".join(f'<li><a href="/{n}">Section {n} of the site</a></li>' for n in range(8)) + "</ul></nav>"
 
@@ -95,8 +96,7 @@ def test_manual_keeps_its_title_captions_and_boxes() -> None:
 
 
 def test_title_of_a_declared_article_is_a_datum_of_its_own() -> None:
-    head = '<meta property="og:type" content="article">'
-    found = extract_html(page(MANUAL.format(long=LONG * 3), title="Pumps | Paper", head=head))
+    found = extract_html(page(MANUAL.format(long=LONG * 3), title="Pumps | Paper", head=ARTICLE))
     assert found.text.startswith("The pump") and found.meta["title"] == "Pumps | Paper"
 
 
@@ -105,7 +105,7 @@ def test_captions_of_tables_are_kept_in_articles_and_those_of_pictures_are_not()
     table = f"<figure><table>{rows}</table><figcaption>Sizes.</figcaption></figure>"
     picture = "<figure><img src='a.png'><figcaption>A picture by the agency.</figcaption></figure>"
     body = f"<div class='body'><p>{LONG * 3}</p>{table}<p>{LONG * 3}</p>{picture}<p>{LONG * 3}</p></div>"
-    text = text_of(body, head='<meta property="og:type" content="article">')
+    text = text_of(body, head=ARTICLE)
     assert "| 1 | 2 |\n\nSizes.\n\nThe pump" in text and "agency" not in text
 
 
@@ -167,7 +167,7 @@ def test_entry_that_is_no_article_keeps_its_title() -> None:
 def test_sections_without_names_are_text_of_an_article_too() -> None:
     short = "<section><section><p>Third, the relay.</p></section></section>"
     body = f"<div id='c'><section><span>{LONG}</span></section><p>{LONG * 3}</p>{short}<p>{LONG * 3}</p></div>"
-    text = text_of(body, head='<meta property="og:type" content="article">')
+    text = text_of(body, head=ARTICLE)
     assert text.count("The pump") == 7 and "Third, the relay." in text
 
 
@@ -176,6 +176,12 @@ def test_references_behind_the_text_are_kept_with_their_heading() -> None:
     after = "<h2>More</h2><div class='teasers'><p>Our magazine.</p></div>"
     text = text_of(f"<div id='content'><h1>Pumps</h1><p>{LONG * 3}</p><p>{LONG * 3}</p>{references}{after}</div>")
     assert text.endswith("## References\n\n1. A Book of Pumps, 1961.")
+
+
+def test_footnotes_of_an_article_are_part_of_it() -> None:
+    note = "<div class='footnote'><a href='#r1'>1</a><div class='words'><p>The story is not true.</p></div></div>"
+    text = text_of(f"<div class='body'><p>{LONG * 3}</p><p>{LONG * 3}</p>{note}</div>", head=ARTICLE)
+    assert text.endswith("The story is not true.")
 
 
 def test_contents_of_the_page_itself_are_no_text() -> None:
@@ -197,6 +203,9 @@ def test_contents_of_the_page_itself_are_no_text() -> None:
         ("<div>Press <my-key>K</my-key> now</div>", "Press K now"),
         ("<my-tabs><my-tab>npm</my-tab><my-tab>yarn</my-tab></my-tabs>", "npm\n\nyarn"),
         ("<dl><dd><h1>T</h1></dd></dl><p>x</p>", "# T\n\nx"),
+        ("<h1>T <button>Copy path</button></h1><p>x</p>", "# T\n\nx"),
+        ("<p>Let $$$a$$$ and $$$b \\le 9$$$ be, not $$c$$.</p>", "Let $a$ and $b \\le 9$ be, not $$c$$."),
+        ("<div class='jp-InputPrompt jp-InputArea-prompt'>In [1]:</div><pre>y</pre>", "```\ny\n```"),
         ("<p>It was so.<sup>[1]</sup> And<sup>[2-3]</sup> so.</p>", "It was so. And so."),
         (
             "<table><tr><td class='blob-num' data-line-number='1'></td><td class='blob-code'>if x:</td></tr><tr>"
