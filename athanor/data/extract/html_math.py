@@ -1,8 +1,9 @@
 r"""Formulas of a page → LaTeX, each once, however it is marked up; placeholders take their place in the tree.
 
-Read: MathML (with and without TeX annotation), KaTeX, MathJax 2 and 3, ``<script type="math/tex">``, Wikipedia's
-images, ``data-tex`` and its kin, images whose alternative text is TeX, pandoc's and distill's elements,
-``language-math`` listings. TeX between ``\(…\)``, ``\[…\]`` or ``$$…$$`` in the text is text already and stays.
+Read: MathML (with and without TeX annotation), KaTeX and MathJax 2 to 4 (from the drawing where nothing else is left),
+``<script type="math/tex">``, Wikipedia's images, ``data-tex`` and its kin, images whose alternative text is TeX,
+pandoc's, Sphinx's and distill's elements, ``language-math`` listings. TeX between ``\(…\)``, ``\[…\]`` or ``$$…$$`` in
+the text is text already and stays.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from athanor.data.extract.html_blocks import PLACEHOLDER
 from athanor.data.extract.html_katex import katex_latex
+from athanor.data.extract.html_mathjax import drawn_mathml
 from athanor.data.extract.html_tree import BLOCK_TAGS, drop
-from athanor.data.extract.mathml import math_to_latex, unwrapped
+from athanor.data.extract.mathml import convert, math_to_latex, unwrapped
 
 #: What a page must hold (in lower case) for a search of its tree to be worth while. Plain substrings: as one pattern
 #: they cost as much as all the rest of the extraction.
@@ -272,7 +274,9 @@ def _container(element: Any) -> tuple[str, bool] | None:
     latex = _inner_math(element)
     if latex is None:  # MathJax 4 writes its source to what it draws; what it would speak comes last
         source = next((n.get("data-latex") for n in element.iter("mjx-math") if n.get("data-latex")), None)
-        latex = source or _drawn_text(element) or element.get("aria-label") or ""
+        drawn = drawn_mathml(element) if source is None else None
+        latex = source or (convert(drawn) if drawn is not None else _drawn_text(element))
+        latex = latex or element.get("aria-label") or ""
     return latex, element.get("display") == "true"
 
 
