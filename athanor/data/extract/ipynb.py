@@ -14,7 +14,9 @@ from athanor.data.extract.types import Extracted, Unreadable
 MAX_OUTPUT_CHARS = 2_000
 #: Pictures that stand in the text itself, as base64 or as an attachment of the cell.
 _EMBEDDED = re.compile(
-    r"!\[[^\]]*\]\(\s*<?(?:data:image/[^)\s]*|attachment:[^)\s]*)[^)]*\)|<img\b[^>]*\bsrc\s*=\s*[\"']?data:[^>]*>", re.I
+    r"!\[[^\[\]\n]{0,500}\]\(\s*<?(?:data:image/[^()\s]*|attachment:[^()\s]{0,500})[^()\n]{0,200}\)"
+    r"|<img\b[^<>]{0,500}?\bsrc\s*=\s*[\"']?data:[^<>]*>",
+    re.I,
 )
 #: What stands for an object that is shown in another form.
 _OBJECT = re.compile(r"\[?<[^<>\n]*>(?:,?\s*<[^<>\n]*>)*\]?")

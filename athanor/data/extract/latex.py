@@ -241,7 +241,8 @@ class _Reader:
             return self._flat(source, depth)
 
         if name == "tabbing":
-            rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(r"[^\n]*\\kill(?![A-Za-z])", "", body))
+            rows = re.split(r"\\\\(?:\[[^\]]*\])?|(\\kill)(?![A-Za-z])", body)
+            rows = [row for row, killed in zip(rows[::2], [*rows[1::2], None], strict=True) if not killed]
             found = [flat(re.sub(r"\\[=>+\-<]", " ", row)) for row in rows]
         elif name == "algorithmic":
             found = list(algorithmic_lines(body, flat))

@@ -230,6 +230,10 @@ def test_broken_archives_are_told_why(raw: bytes, reason: str) -> None:
         "\\(" * 50_000 + "x",
         "\\footnote{" * 1_000 + "x",
         "\\begin{verbatim}" * 20_000 + "x",
+        "\\vspace{" * 20_000 + "x",
+        "\\begin{algorithmic}" + "\\If{a" * 10_000 + "\\end{algorithmic}x",
+        "\\begin{tabbing}" + "a\\=\\\\" * 10_000 + "\\end{tabbing}x",
+        "\\iffalse\\fi " * 20_000 + "x",
     ],
 )
 def test_hostile_sources_cost_seconds_at_most(hostile: str) -> None:
