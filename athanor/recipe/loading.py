@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -190,9 +190,22 @@ def _problem(root: type[BaseModel], path: KeyPath, kind: str, items: list[Any], 
     if kind == "value_error":
         what = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in items)
         return AthanorError(f"{key}: {what}" if key else what, where=source.place(path))
+    if items[0]["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_tag(key, path, items[0], source)
     wanted = " or ".join(dict.fromkeys(_wanted(item) for item in items))
     value = items[0]["input"] if len(items) == 1 else _value_at(path, source.value)
     return AthanorError(f"{key} is {describe(value)}", where=source.place(path), fix=f"it should be {wanted}")
+
+
+def _unknown_tag(key: str, path: KeyPath, item: Any, source: Source) -> AthanorError:
+    """A step (or another union) whose kind is not known, or not told."""
+    context, tag = item["ctx"], str(item["ctx"]["discriminator"]).strip("'")
+    if "expected_tags" not in context:
+        return AthanorError(f"{key} does not say its {tag!r}", where=source.place(path), fix=f"add `{tag}:`")
+    known = [word.strip("' ") for word in str(context["expected_tags"]).split(",")]
+    close = nearest(str(context["tag"]), known)
+    fix = f"did you mean {close!r}?" if close else f"one of {', '.join(known)}"
+    return AthanorError(f"unknown {tag} {context['tag']!r} in {key}", where=source.place(path), fix=fix)
 
 
 def _wanted(item: Any) -> str:
@@ -221,7 +234,7 @@ def _value_at(path: KeyPath, value: Any) -> Any:
 
 def _unknown_key(root: type[BaseModel], path: KeyPath, source: Source) -> AthanorError:
     section = ".".join(map(str, path[:-1]))
-    known = list(_keys_at(root, path[:-1]))
+    known = list(_keys_at(root, path[:-1], source.value))
     if root is Recipe and path[:-1] in ((), ("model",)):
         known.append("preset" if path[:-1] else "base")
     close = nearest(str(path[-1]), known)
@@ -236,17 +249,28 @@ def _unknown_key(root: type[BaseModel], path: KeyPath, source: Source) -> Athano
     return AthanorError(f"unknown key {str(path[-1])!r} {inside}", where=source.place(path), fix=fix)
 
 
-def _keys_at(root: type[BaseModel], path: KeyPath) -> Iterable[str]:
-    """Field names of the model that stands at ``path`` below ``root``."""
+def _keys_at(root: type[BaseModel], path: KeyPath, value: Any) -> Iterable[str]:
+    """Field names of the model that stands at ``path`` below ``root``; ``value`` is the recipe, which says by its tag
+    which model of a union (``step: minhash``) is meant."""
     here: Any = root
     for part in path:
+        value = value[part] if _has_key(value, str(part)) or _has_index(value, part) else None
         if isinstance(here, type) and issubclass(here, BaseModel):
             if str(part) not in here.model_fields:
                 return ()
             here = _inner(here.model_fields[str(part)].annotation)
         else:  # dict[str, Model] or list[Model]
-            here = _inner(get_args(here)[-1])
+            here = _tagged(get_args(here)[-1], value)
     return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else ()
+
+
+def _tagged(annotation: Any, value: Any) -> Any:
+    """The model of a union told apart by a tag that ``value`` names; other annotations as they are."""
+    union, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    tag = next((mark.discriminator for mark in marks if isinstance(getattr(mark, "discriminator", None), str)), None)
+    if tag is None or not isinstance(value, dict):
+        return union
+    return next((kind for kind in get_args(union) if kind.model_fields[tag].default == value.get(tag)), union)
 
 
 def _inner(annotation: Any) -> Any:

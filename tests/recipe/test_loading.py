@@ -230,3 +230,20 @@ def test_generated_tasks_are_not_judged_for_repetition_unless_a_recipe_says_so()
     assert "- sums\n    - tasks" in shown and load_text(shown) == recipe
     without = load_text("data: {sources: {web: {paths: [web]}}, steps: [{step: repetition}]}")
     assert without.data.steps[0].skip_sources == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("{step: minhahs}", "unknown step 'minhahs' in data.steps.0\n  → did you mean 'minhash'?"),
+        ("{step: qqqqqq}", "unknown step 'qqqqqq' in data.steps.0\n  → one of normalise, language"),
+        ("{min_words: 3}", "data.steps.0 does not say its 'step'"),
+        ("{step: gopher, min_wrods: 3}", "unknown key 'min_wrods' in data.steps.0\n  → did you mean 'min_words'?"),
+        ("{step: minhash, qqqqqq: 3}", "→ keys in data.steps.0: keep, quality, against"),
+        ("{step: quality, weight: {kinds: power}}", "in data.steps.0.weight\n  → did you mean 'kind'?"),
+    ],
+)
+def test_mistakes_in_steps_are_told_in_the_words_of_the_step(step: str, says: str) -> None:
+    with pytest.raises(AthanorError) as wrong:
+        load_text(f"data: {{steps: [{step}]}}")
+    assert says in str(wrong.value)

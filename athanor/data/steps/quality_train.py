@@ -65,7 +65,9 @@ def file_digest(path: str | Path) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
     except OSError as error:
-        raise AthanorError(f"cannot be read: {error.strerror}", where=str(path), fix="a jsonl file of labels") from None
+        raise AthanorError(
+            f"cannot be read: {error.strerror}", where=str(path), fix="check the path in the recipe"
+        ) from None
 
 
 def _kept(cache: Path, key: Sequence[Any], make: Any) -> QualityModel:

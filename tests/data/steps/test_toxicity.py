@@ -113,3 +113,10 @@ def test_lists_are_read_without_comments_and_change_the_key(lists: dict[str, str
     assert before == Toxicity(ToxicityOptions(lists=lists, max_terms_per_1000_words=1.0)).compute_key()
     Path(lists["en"]).write_text("other\n")
     assert before != Toxicity(ToxicityOptions(lists=lists)).compute_key()
+
+
+def test_a_list_that_is_not_there_is_named_as_what_it_is(tmp_path: Path):
+    step = Toxicity(ToxicityOptions(lists={"en": str(tmp_path / "no.txt")}))
+    with pytest.raises(AthanorError, match=r"no\.txt: cannot be read") as wrong:
+        step.compute_key()
+    assert "labels" not in str(wrong.value)
