@@ -18,6 +18,8 @@ from athanor.data.read.text import decode
 from athanor.data.types import Document, Dropped
 from athanor.errors import AthanorError
 
+#: What a source that declares no domain and no language has.
+GENERAL, UNKNOWN = "general", "und"
 __all__ = ["MAX_DOCUMENT_BYTES", "InputFile", "decode", "expand", "json_rows", "lines", "read_file", "stamp"]
 
 
@@ -25,8 +27,8 @@ def read_file(
     file: InputFile,
     *,
     text_key: str = "text",
-    domain: str = "general",
-    language: str = "und",
+    domain: str = GENERAL,
+    language: str = UNKNOWN,
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
     tolerant: bool = False,
     html_rows: bool = False,
@@ -35,6 +37,8 @@ def read_file(
 
     ``meta`` says the ``format`` and what the format tells (title, url, pages, encoding, a row's own id and meta). A
     row's own id is no identity: rows of many files share them.
+    ``domain`` and ``language`` are every document's; while they are "general" and "und", which is to say nothing, a
+    row's own ``domain`` and ``language`` fields stand (``athanor.data.read.rows``).
     ``tolerant``: text in other encodings is decoded, damaged containers give what is whole. Otherwise text must be
     UTF-8, and damage is an ``AthanorError``, as is a file that cannot be opened.
     ``html_rows``: the text field of rows holds web pages, of which the main text is taken.
@@ -44,7 +48,9 @@ def read_file(
         for item in extract(file.path, options):
             name = f"{file.name}#{item.part}" if item.part else file.name
             if isinstance(item, Extracted):
-                yield Document(name, item.text, domain, language, item.meta)
+                its_domain = (domain == GENERAL and item.domain) or domain
+                its_language = (language == UNKNOWN and item.language) or language
+                yield Document(name, item.text, its_domain, its_language, item.meta)
             else:
                 yield Dropped(name, item.reason)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,7 +151,8 @@ def from_files(data: Iterable[str], max_bytes: int) -> Sample:
         for file in expand([path])[0]:
             for item in read_file(file, domain=domain, language=language or "und"):
                 if not isinstance(item, Dropped):
-                    sample.add(item)
+                    # What was named here is meant for all of the file, "general" too.
+                    sample.add(replace(item, domain=domain))
     if not sample.domain:
         raise AthanorError("no text in what --data names", where=", ".join(data), fix="files, folders or globs of text")
     return sample

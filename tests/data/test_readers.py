@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zstandard
@@ -285,3 +286,47 @@ def test_json_rows_name_file_and_line(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "pic.png").write_bytes(b"")
     with pytest.raises(AthanorError, match=r"pic\.png.*extension"):
         list(json_rows([tmp_path]))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow"])
+def test_a_rows_own_domain_and_language_stand_where_the_source_declares_none(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"text": "1 + 1 = 2", "domain": "mathematics", "language": "en"},
+        {"text": "勾股定理", "domain": "数学/几何", "language": "zh-CN"},
+        {"text": "def f(): ...", "domain": "code", "language": "Python"},
+        {"text": "select 1", "domain": "code", "language": "sql"},
+        {"text": "a page", "domain": "www.example.org", "language": "English"},
+        {"text": "a long story", "domain": "what was said " * 9, "language": ""},
+        {"text": "bare", "domain": None, "language": None},
+    ]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".jsonl":
+        path.write_bytes(jsonl(rows))
+    elif suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        pyarrow.feather.write_feather(pyarrow.Table.from_pylist(rows), str(path), compression="uncompressed")
+
+    def labels(**options: str) -> list[tuple[str, str]]:
+        return [(d.domain, d.language) for d in read(path, **options)[0]]
+
+    own = [("mathematics", "en"), ("数学/几何", "zh"), ("code", "und"), ("code", "und")]
+    assert labels() == own + [("general", "und")] * 3
+    assert labels(domain="general", language="und") == labels()
+    assert labels(domain="exams") == [("exams", language) for _, language in labels()]
+    assert labels(language="fr") == [(domain, "fr") for domain, _ in labels()]
+    documents = read(path, domain="exams")[0]
+    assert documents[4].meta["domain"] == "www.example.org" and documents[2].meta["language"] == "Python"
+    assert labels(text_key="domain")[0] == ("general", "en")
+
+
+def test_a_page_in_a_row_keeps_the_rows_domain(tmp_path: Path) -> None:
+    page = (
+        "<html lang='fr'><body><p>"
+        + "The kettle is on the stove and the tea is nearly ready. " * 9
+        + "</p></body></html>"
+    )
+    path = tmp_path / "pages.jsonl"
+    path.write_bytes(jsonl([{"text": page, "domain": "kitchen", "language": "en"}, {"text": page}]))
+    documents, _ = read(path, html_rows=True, tolerant=True)
+    assert [(d.domain, d.language) for d in documents] == [("kitchen", "en"), ("general", "und")]

@@ -87,7 +87,7 @@ def _page_of_row(row: Extracted | Unreadable) -> Extracted | Unreadable:
     page = _guarded(lambda: extract_html(row.text, url=url if isinstance(url, str) else None))
     if isinstance(page, Unreadable):
         return Unreadable(page.reason, row.part)
-    return Extracted(page.text, page.meta | row.meta | {"format": "html"}, row.part)
+    return Extracted(page.text, page.meta | row.meta | {"format": "html"}, row.part, row.domain, row.language)
 
 
 def _guarded(read: Callable[[], Extracted]) -> Extracted | Unreadable:

@@ -12,12 +12,15 @@ class Extracted:
 
     ``meta``: JSON values only: ``format``, and where known ``title``, ``url``, ``language``, ``pages``,
     ``scanned_pages``, ``tables``, ``formulas``. ``part`` tells the documents of one container apart ("" for the only
-    one): a record of a WARC, a row of a table.
+    one): a record of a WARC, a row of a table. ``domain`` and ``language``: what a row itself says
+    it is, "" for nothing.
     """
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
     part: str = ""
+    domain: str = ""
+    language: str = ""
 
 
 class Unreadable(Exception):

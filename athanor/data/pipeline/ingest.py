@@ -29,6 +29,8 @@ from athanor.recipe.schema import DataRecipe, Recipe, SourceRecipe
 
 #: Examples of what could not be read that a unit and a source keep, of each reason.
 EXAMPLES = 5
+#: Of what reading makes of a file: raised when documents come out otherwise, so that nothing read before is used.
+_READING = 2
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _identity(recipe: Recipe, source: SourceRecipe, stats: list[Any]) -> list[An
     limits = [recipe.data.max_document_bytes, recipe.data.part_bytes]
     seed = None if source.kind == "files" else recipe.seed
     options = source.model_dump(exclude={"paths", "holdout"})
-    return [options, limits, seed, stats]
+    return [_READING, options, limits, seed, stats]
 
 
 def _generated_from(name: str, source: SourceRecipe) -> list[Any]:

@@ -20,6 +20,17 @@ _JSON_BLOWUP = 6
 KEPT_FIELDS = ("id", "url", "title", "language", "date", "source", "domain", "license")
 _MAX_META_CHARS = 20_000
 _BATCH_ROWS = 1024
+#: A domain is a short name; hosts ("example.org", which some sets call domain) and sentences are none.
+_DOMAIN = re.compile(r"\w[\w/ +-]{0,39}")
+#: A language is a two-letter code of ISO 639-1, with or without a region or script ("zh-CN", "pt_BR").
+_LANGUAGE = re.compile(r"([a-z]{2})(?:[-_][A-Za-z0-9]{2,8})*")
+_CODES = (
+    "aaabaeafakamanarasavayazbabebgbibmbnbobrbscacechcocrcscucvcydadedvdzeeeleneoeseteufafffifjfofrfygagd"
+    "glgngugvhahehihohrhthuhyhziaidieigiiikioisitiujajvkakgkikjkkklkmknkokrkskukvkwkylalblglilnloltlulvmg"
+    "mhmimkmlmnmrmsmtmynanbndnengnlnnnonrnvnyocojomorospapiplpsptqurmrnrorurwsascsdsesgsiskslsmsnsosqsrss"
+    "stsusvswtatetgthtitktltntotrtstttwtyugukuruzvevivowawoxhyiyozazhzu"
+)
+_ISO_639_1 = frozenset(map("".join, zip(_CODES[::2], _CODES[1::2], strict=True)))
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _WIDE_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
                (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
@@ -52,7 +63,24 @@ def row_document(row: dict[str, Any], text_key: str, max_bytes: int, part: str, 
         return Unreadable(f"larger than max_document_bytes: {size} bytes", part)
     if repair and _CONTROLS.search(value):
         value, _ = _without_controls(value, meta)
-    return Extracted(value, meta, part)
+    return Extracted(value, meta, part, own_domain(row, text_key), own_language(row, text_key))
+
+
+def own_domain(row: dict[str, Any], text_key: str = "text") -> str:
+    """The domain that a row's ``domain`` names, "" where it names none; "general" is what every document is anyway."""
+    value = row.get("domain") if text_key != "domain" else None
+    known = isinstance(value, str) and value != "general" and _DOMAIN.fullmatch(value)
+    return str(value) if known else ""
+
+
+def own_language(row: dict[str, Any], text_key: str = "text") -> str:
+    """The language that a row's ``language`` names, as its two letters ("zh" of "zh-CN"); "" where it names none.
+
+    Names of programming languages, which sets of code have in that field, are none.
+    """
+    value = row.get("language") if text_key != "language" else None
+    found = _LANGUAGE.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found and found[1] in _ISO_639_1 else ""
 
 
 def _without_controls(value: str, meta: dict[str, Any]) -> tuple[str, int]:
