@@ -16,6 +16,8 @@ CorpusArg = Annotated[Path, typer.Argument(metavar="OUT", help="What `athanor da
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CountOpt = Annotated[int, typer.Option("-n", help="How many.", min=1)]
 _EXCERPT = 400
+#: Of a measure that is a list, how many are shown.
+_FIGURES = 6
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +78,7 @@ def _print_journey(journey: Journey) -> None:
     typer.secho(f"{journey.source}: {journey.id}", bold=True)
     typer.echo(_cut(journey.text))
     for visit in journey.visits:
-        figures = ", ".join(f"{name}={_figure(value)}" for name, value in visit.measures.items())
+        figures = ", ".join(f"{name}={_figure(value)}" for name, value in visit.measures.items() if _says(value))
         verdict = f"dropped: {visit.reason}" if visit.reason else "edited" if visit.edited else "kept"
         typer.secho(f"  {visit.step}: {verdict}", fg=typer.colors.RED if visit.reason else None, nl=not figures)
         if figures:
@@ -86,7 +88,15 @@ def _print_journey(journey: Journey) -> None:
     typer.echo("")
 
 
+def _says(value: Any) -> bool:
+    """Whether a measure was taken at all: none, an empty list and nan say nothing."""
+    return value is not None and value != [] and value == value
+
+
 def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        more = f", … {len(value)} in all" if len(value) > _FIGURES else ""
+        return f"[{', '.join(map(_figure, value[:_FIGURES]))}{more}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

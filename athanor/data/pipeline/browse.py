@@ -33,7 +33,7 @@ def corpus_dir(path: Path) -> Path:
 
 @dataclass
 class Visit:
-    """One step on one document's way."""
+    """One step on one document's way. ``measures``: those that a person can read (``Step.readable``)."""
 
     step: str
     measures: dict[str, Any]
@@ -147,7 +147,7 @@ class Build:
         if step.resolved:
             folder = self.layout.resolved(self.chain.keys.resolved(self.chain.steps, number))
             found |= _row(read_table(folder / f"{part.path}.parquet"), row)
-        return found
+        return step.readable(found)
 
 
 def _known(what: str, name: str | None, names: list[str]) -> None:
@@ -272,5 +272,6 @@ def describe(path: Path) -> list[dict[str, Any]]:
 
 
 def as_json(value: Any) -> str:
-    """JSON of plain values and dataclasses."""
-    return json.dumps(value, ensure_ascii=False, indent=2, default=vars)
+    """JSON of plain values and dataclasses; what is not a number (a scorer that was not asked) is null."""
+    plain = json.loads(json.dumps(value, default=vars), parse_constant=lambda name: None)
+    return json.dumps(plain, ensure_ascii=False, indent=2)

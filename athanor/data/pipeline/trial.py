@@ -50,6 +50,6 @@ def _note(
 ) -> None:
     """Add the visit of one step to the journeys of the documents it saw."""
     for at, journey in enumerate(journeys):
-        measures = {name: values[at].as_py() for name, values in columns.items()}
+        measures = step.readable({name: values[at].as_py() for name, values in columns.items()})
         changed = before.texts[at] != after.texts[at]
         journey.visits.append(Visit(step.name, measures, verdict.reasons[at], changed))

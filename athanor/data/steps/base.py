@@ -152,6 +152,7 @@ class Step(ABC):
     ``resolved``  columns that ``resolve`` adds, likewise; a step that names any must override ``resolve``.
     ``edits``  whether ``apply`` may return texts (or columns that later steps read).
     ``exports``  measures that the finished document carries in its ``meta`` (``quality``, ``difficulty``, ``weight``).
+    ``internal``  measures that only the step itself can read, besides hashes and bytes (``readable``).
     """
 
     name: ClassVar[str]
@@ -159,6 +160,7 @@ class Step(ABC):
     resolved: ClassVar[dict[str, pa.DataType]] = {}
     edits: ClassVar[bool] = False
     exports: ClassVar[tuple[str, ...]] = ()
+    internal: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -183,9 +185,27 @@ class Step(ABC):
         """The verdict, from the measures (``fields`` and ``resolved``, as pyarrow arrays) and if need be the texts."""
         return Verdict([None] * len(docs))
 
+    def readable(self, measures: Mapping[str, Any]) -> dict[str, Any]:
+        """Those measures of one document that say something to a person: no keys that documents are compared by (64-bit
+        hashes, bytes), nothing ``internal``."""
+        kinds = self.fields | self.resolved
+        return {
+            name: value
+            for name, value in measures.items()
+            if name not in self.internal and not _is_key(kinds.get(name, pa.null()))
+        }
+
     def report(self, survey: Survey) -> Mapping[str, Any]:
         """Figures for the build report beyond counts (clusters, agreement …), JSON values."""
         return {}
+
+
+def _is_key(kind: pa.DataType) -> bool:
+    """Whether a column of that type holds hashes or packed bytes."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    packed = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(pa.types.is_uint64(kind) or packed)
 
 
 def as_arrays(columns: Columns, fields: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:

@@ -33,6 +33,7 @@ class Decontaminate(Step):
     ``little left without passages of evaluation sets``."""
 
     name = "decontaminate"
+    internal = ("part",)
     fields: ClassVar[dict[str, pa.DataType]] = {
         "part": pa.large_list(pa.uint32()),
         "matches": pa.large_list(pa.uint32()),
@@ -135,7 +136,9 @@ class Decontaminate(Step):
         owner = index.item_set[item]
         n_items = np.bincount(index.item_set, minlength=len(index.sets))
         told = {}
-        for number, name in enumerate(index.sets):
+        hits = np.bincount(owner, minlength=len(index.sets))
+        for number in np.argsort(-hits, kind="stable").tolist():  # sets that were hit first: there may be hundreds
+            name = index.sets[number]
             here = owner == number
             told[name] = {
                 "items": int(n_items[number]),

@@ -36,6 +36,7 @@ class ExactDedup(Step):
     """
 
     name = "exact_dedup"
+    internal = ("why", "earlier")
 
     def __init__(self, options: ExactDedupOptions) -> None:
         super().__init__(options)

@@ -28,6 +28,7 @@ class MinhashDedup(Step):
     """Drops near duplicates. Verdict reasons: ``near duplicate`` and ``near duplicate of an earlier build``."""
 
     name = "minhash"
+    internal = ("earlier",)
     resolved: ClassVar[dict[str, pa.DataType]] = {
         "kept": pa.uint64(),  # 64 bits of the key of the document kept instead; null for one that stays
         "earlier": pa.int16(),  # which of ``against`` has a duplicate, -1: none

@@ -33,6 +33,7 @@ class SubstringDedup(Step):
 
     name = "substring_dedup"
     edits = True
+    internal = tuple(f"place_{i}" for i in range(PARTITIONS))
     resolved: ClassVar[dict[str, pa.DataType]] = {
         "cuts": pa.large_list(pa.uint32())  # first token, end, first token, end … of what is cut
     }

@@ -155,6 +155,7 @@ def test_the_report_counts_items_and_documents_of_each_set(sets: Path) -> None:
         "table": (2, 0, 0),
         "rows": (1, 0, 0),
     }
+    assert list(told) == ["math/test", "zh", *sorted(told.keys() - {"math/test", "zh"})]  # those that were hit first
     assert report["sets"]["zh"]["examples"] == [chinese(4)]
     assert outcome.dropped[2][2].startswith("contaminated: math/test item 2 (")
 
