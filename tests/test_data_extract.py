@@ -122,3 +122,18 @@ def test_rows_of_web_pages_and_the_number_of_workers(folder: Path, tmp_path: Pat
         run(folder, "--out", tmp_path / workers / "o.jsonl", "--text-key", "body", "--workers", workers)
     one, two = ((tmp_path / workers / "o.jsonl").read_bytes() for workers in ("1", "2"))
     assert one == two and len(one.splitlines()) == 5
+
+
+def test_results_go_to_local_paths_never_to_a_folder_named_like_a_url(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"data": {"sources": {"a": {"paths": [f"file://{folder}/a.txt"]}}}}))
+    for words in (["extract", str(folder)], ["build", str(recipe)], ["synthesise", "--n", "3"]):
+        for url in ("s3://bucket/out.jsonl", "memory://out.jsonl"):
+            result = CliRunner().invoke(app, ["data", *words, "--out", url])
+            assert result.exit_code == 2 and "not to a URL" in result.output and url in result.output
+    assert run(f"file://{folder}/a.txt", "--out", f"file://{tmp_path}/found.jsonl")[0] == 0
+    assert rows(tmp_path / "found.jsonl")[0]["text"] == "plain 文字"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "recipe.yaml", "found.jsonl"}

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from athanor.commands.common import local_out
 from athanor.errors import AthanorError, MissingLibrary
 
 if TYPE_CHECKING:
@@ -36,7 +37,15 @@ def data_extract(
         typer.Argument(metavar="PATH...", help="Files, folders, globs or URLs (s3://…).", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="jsonl to write; .zst packs it.", show_default=False)
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="jsonl to write; .zst packs it.",
+            show_default=False,
+            callback=local_out,
+        ),
     ],
     text_key: Annotated[str, typer.Option(help="Field of jsonl, parquet and Arrow rows that holds the text.")] = "text",
     max_document_bytes: Annotated[int, typer.Option(min=1, help="Larger documents are counted and left out.")] = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from athanor.commands.common import local_out
 from athanor.errors import AthanorError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def register(data_app: typer.Typer) -> None:
 
 def synthesise(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="jsonl to write (.zst packs).")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="jsonl to write (.zst packs).", callback=local_out),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many different tasks.")] = 10_000,
     language: Annotated[str, typer.Option(help="Languages: zh,en.")] = "zh,en",

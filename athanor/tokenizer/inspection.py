@@ -106,11 +106,14 @@ def compared(directories: Sequence[Path], data: Sequence[str], baseline: str | N
         pieces = count_pieces(training, digits)
         wanted = Settings(first.vocab_size, "natural", min_frequency=1)
         tokenizers["natural"] = train_domains(pieces, wanted, {d: sample.seen[d] for d in pieces.domains})
-        groups = {
+        held_out = {
             kind: {name: held for name, texts in of.items() if (held := [t for t in texts if _is_held(t)])}
             for kind, of in groups.items()
         }
         measured_on = f"a fifth of {measured_on} (the baseline learned from the rest)"
+        if left_out := [name for name in groups["domain"] if name not in held_out["domain"]]:
+            measured_on += f"; not on {', '.join(left_out)}: too few documents to hold one out"
+        groups = held_out
         if not groups["domain"]:
             raise AthanorError("too little text to hold a part out", where="--data", fix="more documents")
     elif baseline is not None:

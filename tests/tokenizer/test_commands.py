@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from athanor.cli import app
 from athanor.tokenizer import Tokenizer, train_tokenizer
+from athanor.tokenizer.inspection import _is_held
 from athanor.tokenizer.methods import METHODS, unreachable
 
 SPECIFIC = {
@@ -153,3 +154,36 @@ def test_compare(trained: Path, recipe: Path, tmp_path: Path, baseline: str) -> 
 def test_compare_says_what_is_wrong(trained: Path, recipe: Path, words: list[str], what: str) -> None:
     words = [word.format(code=recipe.parent / "code.jsonl") for word in words]
     assert what in refused("tokenizer", "compare", trained / "tokenizer", *words)
+
+
+def test_a_domain_of_one_document_is_named_where_the_baseline_leaves_nothing_to_measure(
+    recipe: Path, trained: Path
+) -> None:
+    lone = next(
+        file
+        for n in range(99)
+        if (file := _written(recipe.parent / "lone.txt", f"All parties agree on clause {n}.\n" * 40))
+        and not _is_held(file.read_text())
+    )
+    names = ("code", "chinese", "prose")
+    data = [word for name in names for word in ("--data", f"{name}={recipe.parent / name}.jsonl")]
+    data += ["--data", f"law={lone}"]
+    said = " ".join(run("tokenizer", "compare", trained / "tokenizer", *data, "--baseline", "natural").split())
+    assert "; not on law: too few documents to hold one out" in said
+    said = " ".join(run("tokenizer", "compare", trained / "tokenizer", *data).split())
+    assert "not on" not in said and " law " in said
+
+
+def test_what_compare_names_is_the_domain_whatever_rows_say(trained: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"A line of text, number {n}.", "domain": "news", "language": "en"} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("general", "mine"):
+        out = tmp_path / "figures.json"
+        run("tokenizer", "compare", trained / "tokenizer", "--data", f"{name}={tmp_path / 'rows.jsonl'}", "--json", out)
+        said = out.read_text()
+        assert "news" not in said and ("general/en" if name == "general" else "mine") in said
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
