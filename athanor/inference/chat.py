@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 from athanor.errors import AthanorError
 from athanor.inference.engine import stream
 from athanor.inference.sampling import Sampling
-from athanor.inference.session import Speaker, whole_characters
+from athanor.inference.session import Speaker, utf8, whole_characters
 
 Lang = Literal["en", "zh"]
 
@@ -71,7 +71,7 @@ class Conversation:
                 "this model's vocabulary has no chat tokens", where="chat", fix="use `athanor generate` with --prompt"
             )
         self.speaker, self.sampling, self.max_new_tokens = speaker, sampling, max_new_tokens
-        self.opening = [{"role": "system", "content": system}] if system else []
+        self.opening = [{"role": "system", "content": utf8(system, "--system")}] if system else []
         self.messages: list[dict[str, str]] = []
         self.memory = memory
         self.forgotten = 0
@@ -87,7 +87,7 @@ class Conversation:
         """Stream the answer to ``text``. Both join the conversation; a question that cannot be read does not."""
         if not self.memory:
             self.reset()
-        asked = {"role": "user", "content": text}
+        asked = {"role": "user", "content": utf8(text, "your text")}
         speaker = self.speaker
         prompt = self._prompt([*self.messages, asked])
         tokens = stream(

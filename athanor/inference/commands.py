@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,10 +54,12 @@ def generate(
 ) -> None:
     """Continue a text, or answer it (--chat). Over ranks: athanor launch --nproc 4 -- generate DIR parallel.tp=2 …"""
     from athanor.inference.sampling import Sampling
+    from athanor.inference.session import utf8
     from athanor.parallel.session import Layout, open_speaker
     from athanor.recipe.loading import settings
 
-    texts = prompt or [sys.stdin.read().removesuffix("\n")]
+    _open_stdin()
+    texts = [utf8(text, "--prompt") for text in prompt or ()] or [utf8(sys.stdin.read().removesuffix("\n"), "stdin")]
     if not all(texts):
         raise AthanorError("the prompt is empty", where="--prompt", fix="give --prompt TEXT, or text on stdin")
     sampling = Sampling(temperature, top_k, top_p, seed)
@@ -113,6 +116,8 @@ def chat(
     from athanor.inference.chat import Conversation, chat_loop, ui_language
     from athanor.inference.sampling import Sampling
 
+    if not sys.stdin.isatty():
+        _open_stdin()
     language = ui_language(lang)
     sampling = Sampling(temperature, top_k, top_p, seed)
     conversation = Conversation(_open(model, device), sampling, max_new_tokens, system, memory)
@@ -127,8 +132,14 @@ def _piped_line(prompt: str) -> str:
     line = sys.stdin.readline()
     if not line:
         raise EOFError
-    typer.echo(prompt + line.rstrip("\n"))
+    typer.echo(prompt + line.rstrip("\n").encode(errors="replace").decode())
     return line
+
+
+def _open_stdin() -> None:
+    """Before the first read: bytes that are no UTF-8 come as lone surrogates, for ``utf8`` to complain of."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _open(model: object, device: str | None) -> Speaker:

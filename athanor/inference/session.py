@@ -36,6 +36,15 @@ def _device(given: torch.device | str | None) -> torch.device:
     return device
 
 
+def utf8(text: str, where: str) -> str:
+    """``text`` itself; AthanorError when bytes that are no UTF-8 came in with it (they arrive as lone surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AthanorError(f"not UTF-8 at character {error.start}", where=where, fix="convert the text") from None
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Speaker:
     """One model and the tokenizer that belongs to it."""

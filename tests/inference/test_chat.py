@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +155,23 @@ def test_generate_command(model_dir: Path, speaker: Speaker) -> None:
     assert asked != text + "\n"
     with pytest.raises(AthanorError, match="the prompt is empty"):
         _run("generate", str(model_dir), stdin="")
+
+
+def test_what_is_no_utf8_is_said(model_dir: Path) -> None:
+    """In a pipe that Python would read strictly, too; the conversation goes on."""
+
+    def asked(*words: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "athanor", *words, "-n", "3", "--device", "cpu"]
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONUTF8": "0"}
+        return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+
+    talk = asked("chat", str(model_dir), "--lang", "en", stdin=b"a cat\nb\xff\na cat\n/exit\n")
+    assert talk.returncode == 0 and talk.stderr == b"" and talk.stdout.count(b"not UTF-8 at character 1") == 1
+    assert talk.stdout.count(b"model> ") == 3 and b"Bye" in talk.stdout
+    piped = asked("generate", str(model_dir), stdin=b"the \xff")
+    assert piped.returncode == 2 and piped.stderr.startswith(b"error: stdin: not UTF-8 at character 4")
+    given = asked("generate", str(model_dir), "-p", os.fsdecode(b"the \xff"), stdin=b"")
+    assert given.returncode == 2 and b"--prompt: not UTF-8" in given.stderr
 
 
 def test_what_does_not_fit_is_said(model_dir: Path) -> None:
