@@ -17,6 +17,8 @@ _ZH = {
     "examples": "示例",
     "group": "组",
     "axis": "维度",
+    "kept documents with terms": "保留文档中含词表词者",
+    "terms in kept documents": "保留文档中的词表词数",
 }
 
 

@@ -84,9 +84,9 @@ class Toxicity(Step):
         return Verdict(reasons)
 
     def report(self, survey: Survey) -> Mapping[str, Any]:
-        """Documents with any term, and terms in all."""
+        """What stays in: documents with any term, and terms in all. What went out is counted by its reason."""
         terms = survey.numpy("terms")
-        return {"documents_with_terms": int((terms > 0).sum()), "terms": int(terms.sum())}
+        return {"kept_documents_with_terms": int((terms > 0).sum()), "terms_in_kept_documents": int(terms.sum())}
 
 
 def read_terms(path: str | Path) -> list[str]:

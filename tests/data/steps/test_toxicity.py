@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from athanor.data.build import build_corpus
 from athanor.data.steps.base import Docs, run_in_memory
 from athanor.data.steps.toxicity import Toxicity, compiled, read_terms
 from athanor.errors import AthanorError
+from athanor.recipe.schema import Recipe
 from athanor.recipe.steps.pii import ToxicityOptions
 
 #: The form of a list, with harmless words in the place of others.
@@ -120,3 +123,25 @@ def test_a_list_that_is_not_there_is_named_as_what_it_is(tmp_path: Path):
     with pytest.raises(AthanorError, match=r"no\.txt: cannot be read") as wrong:
         step.compute_key()
     assert "labels" not in str(wrong.value)
+
+
+def test_a_build_counts_samples_and_names_what_matched_in_both_languages(lists: dict[str, str], tmp_path: Path) -> None:
+    rows = [
+        {"text": "The weather was fine and they walked by the river. " * 4, "language": "en"},
+        {"text": "They had one banana. " + "It was a long walk over the hill. " * 20, "language": "en"},
+        {"text": "Banana, banana and blue  cheese.", "language": "en"},
+        {"text": "香蕉和蓝纹奶酪都放在桌上，还有香蕉。", "language": "zh"},
+        {"text": "今天天气很好，我们去公园散步。", "language": "zh"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {
+        "sources": {"web": {"paths": [str(tmp_path / "rows.jsonl")]}},
+        "steps": [{"step": "toxicity", "lists": lists, "min_terms": 2}],
+        "workers": 1,
+    }
+    corpus = build_corpus(Recipe.model_validate({"data": data}), tmp_path / "out")
+    assert corpus.report["tally"]["reasons"]["toxicity"]["listed terms"][0] == 2
+    assert corpus.report["figures"]["toxicity"] == {"kept_documents_with_terms": 1, "terms_in_kept_documents": 1}
+    assert {document.language for document in corpus.documents("web", "train")} == {"en", "zh"}
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Banana, banana and blue" in page and "香蕉和蓝纹奶酪" in page and "kept documents with terms" in page
