@@ -26,12 +26,14 @@ from athanor.files import atomic_path, digest, read_json, write_atomic, write_js
 RANGE_BYTES = 16_000_000
 _GROUP_ROWS = 256
 _FIGURES = 6
+#: Which form the finished documents' meta has: an output folder of another form is written anew, not mixed with this.
+_META_FORM = "declared"
 
 
 def _final_key(chain: Chain) -> str:
     """Name of the finished documents: the last state and what of the measures they carry."""
     exports = [[step.name, *step.exports] for step in chain.steps if step.exports]
-    return digest([chain.keys.state(chain.segments[-1]), chain.keys.measures, exports])[:SHORT]
+    return digest([_META_FORM, chain.keys.state(chain.segments[-1]), chain.keys.measures, exports])[:SHORT]
 
 
 def sorted_path(layout: Layout, chain: Chain, part: Part) -> Path:
@@ -54,7 +56,8 @@ def sort_part(layout: Layout, chain: Chain, part: Part) -> None:
     columns = [docs.column(name) for name in ("id", "text", "domain", "language", "meta")]
     rows = []
     for at, (origin, text, domain, language, meta) in enumerate(zip(*columns, strict=True)):
-        known = {**json.loads(meta), "origin": origin, **{name: values[at] for name, values in carried.items()}}
+        known = _with_measures(json.loads(meta), {name: values[at] for name, values in carried.items()})
+        known["origin"] = origin
         rows.append((docs.keys[at], origin, text, domain, language, json.dumps(known, ensure_ascii=False)))
     rows.sort()
     names = ("key", "origin", "text", "domain", "language", "meta")
@@ -63,6 +66,16 @@ def sort_part(layout: Layout, chain: Chain, part: Part) -> None:
     table = pa.table({n: pa.array(v, type=k) for n, v, k in zip(names, values, kinds, strict=True)})
     with atomic_path(sorted_path(layout, chain, part)) as tmp:
         pq.write_table(table, tmp, compression="zstd", row_group_size=_GROUP_ROWS)
+
+
+def _with_measures(own: dict[str, Any], measures: dict[str, Any]) -> dict[str, Any]:
+    """A document's own meta and its measures; what a measure of the same name would hide stays as ``declared_NAME``.
+
+    A generated task says ``difficulty: 4`` of 1–5, which the text's measure (0 … 1) is no substitute for. A declaration
+    that an earlier build has put aside is kept: what stands under the bare name then is that build's measure.
+    """
+    declared = {f"declared_{n}": own[n] for n, value in measures.items() if own.get(n) is not None and own[n] != value}
+    return {**declared, **own, **measures}
 
 
 def _carried(layout: Layout, chain: Chain, last: int, part: Part) -> dict[str, list[Any]]:
