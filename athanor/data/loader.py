@@ -200,6 +200,13 @@ class PackedLoader:
             )
         }
 
+    def curriculum(self) -> dict[str, list[float]]:
+        """By source that is read from easy to hard: mean difficulty of each part, in the order they are read."""
+        if self.drawing[1].get("kind") != "easy_to_hard":
+            return {}
+        pairs = zip(self._weights, self._streams, strict=True)
+        return {name: s.difficulty_by_part() for name, s in pairs if isinstance(s, SampledStream)}
+
     def fingerprint(self) -> str:
         """Hexadecimal digest of all that decides the stream but the switches, which a run records: the shards'
         checksums, mixture, seq_len, seed, start, and how documents are drawn."""

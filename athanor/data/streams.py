@@ -267,6 +267,14 @@ class SampledStream(Stream):
         self.span = max(1, span)
         self._bounds = self._cut(self.span)
 
+    def difficulty_by_part(self) -> list[float]:
+        """Mean known difficulty of each part of a curriculum, in the order they are read; empty without one."""
+        difficulty = self.shards.measures.get("difficulty")
+        if difficulty is None or len(self.blocks) == 1:
+            return []
+        known = [difficulty[block.docs][np.isfinite(difficulty[block.docs])] for block in self.blocks]
+        return [float(part.mean()) for part in known if len(part)]
+
     def _ordered(self, jitter: float) -> Int64s:
         """Documents from easy to hard; those of unknown difficulty spread evenly between."""
         shards = self.shards

@@ -72,6 +72,25 @@ def source_loss_chart(files: RunFiles) -> str:
     return line_chart(axes, series, bands(files.stages)) if series else ""
 
 
+def curriculum_chart(files: RunFiles) -> str:
+    """Mean difficulty of what stages in order easy_to_hard read, part by part; nothing where none did."""
+    found = {e.get("stage"): e["difficulty_by_part"] for e in files.events if e.get("kind") == "curriculum"}
+    lines: dict[str, list[list[Point]]] = {}
+    for stage, start, end in offsets(files.stages):
+        for name, parts in found.get(stage.name, found.get(stage.dir.name, {})).items():
+            width = (end - start) / max(1, len(parts))
+            run = [(start + (i + at) * width, float(value)) for i, value in enumerate(parts) for at in (0, 1)]
+            lines.setdefault(str(name), []).append(run)
+    axes = Axes(
+        ("Curriculum: from easy to hard", "课程学习：由易到难"),
+        STEPS,
+        ("mean difficulty", "平均难度"),
+        height=260,
+    )
+    series = [Series((name, name), run, i) for i, (name, runs) in enumerate(lines.items()) for run in runs if run]
+    return line_chart(axes, series, bands(files.stages)) if series else ""
+
+
 def seen_rows(files: RunFiles) -> dict[str, list[dict[str, Any]]]:
     """Tokens and epochs by source, and tokens by domain, at the latest record of what was read."""
     found = [

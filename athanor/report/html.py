@@ -96,6 +96,7 @@ def _charts(files: RunFiles) -> dict[str, str]:
         "lr": charts.lr_chart(files),
         "mixture": charts.mixture_chart(files),
         "shares": data_charts.shares_chart(files),
+        "curriculum": data_charts.curriculum_chart(files),
         "source_loss": data_charts.source_loss_chart(files),
         "accuracy": charts.accuracy_chart(files),
         "reward": charts.reward_chart(files),

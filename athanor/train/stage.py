@@ -229,6 +229,8 @@ def pretrain_stages(recipe: Recipe, shards: Shards, config: ModelConfig, pad_id:
         if seq_len not in eval_sets:
             eval_sets[seq_len] = _eval_sets(shards, seq_len, train.eval_tokens, pad_id)
         run.event("stage_data", stage=item.name, steps=steps, seq_len=seq_len, sources=loader.describe())
+        if curriculum := loader.curriculum():
+            run.event("curriculum", stage=item.name, difficulty_by_part=curriculum)
         source = PackedSource(loader, plan, train.micro_batch_tokens)
         schedule = item.schedule or train.schedule
         stages.append(Stage(item.name, source, steps, schedule, item.rope_theta, eval_sets[seq_len]))

@@ -142,6 +142,9 @@ def test_a_curriculum_goes_from_easy_to_hard_over_the_stage(tmp_path: Path, shar
         ids = loader.rows(at, n // 16).input_ids_BT.numpy()
         means.append(difficulties[ids[ids != 1] - 2].mean())
     assert np.all(np.diff(means) > -0.02) and means[0] < 0.1 and means[-1] > 0.9
+    told = loader.curriculum()["a"]  # 16 parts of equal tokens, as the rows served have shown
+    assert len(told) == 16 and np.abs(np.array(told) - (np.arange(16) + 0.5) / 16).max() < 0.06
+    assert PackedLoader({"a": shards}, None, SEQ, seed=0).curriculum() == {}
     seen = counted(loader.rows(0, n))
     times = np.array([seen[i + 2] / length for i, length in enumerate(lens)])
     assert times.max() <= np.ceil(share_of_epoch) + 1e-9

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from athanor.report.data_charts import seen_rows, shares_chart, source_loss_chart
+from athanor.report.data_charts import curriculum_chart, seen_rows, shares_chart, source_loss_chart
 from athanor.report.html import write_report
 from athanor.report.read import read_run
 
@@ -64,3 +64,18 @@ def test_the_page_shows_them_and_older_runs_do_without(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").unlink()
     page = Path(write_report(tmp_path)).read_text(encoding="utf-8")
     assert "Mixture that followed the losses" not in page and "read so far" not in page
+
+
+def test_a_curriculum_is_drawn_over_the_steps_of_its_stage(tmp_path: Path) -> None:
+    a_run(tmp_path)
+    assert curriculum_chart(read_run(tmp_path)) == ""
+    event = {
+        "kind": "curriculum",
+        "stage": "mix",
+        "difficulty_by_part": {"essays": [0.1, 0.4, 0.8], "sums": [0.2, 0.9]},
+    }
+    with open(tmp_path / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+    svg = curriculum_chart(read_run(tmp_path))
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and "essays" in svg
+    assert "Curriculum: from easy to hard" in Path(write_report(tmp_path)).read_text(encoding="utf-8")
