@@ -21,7 +21,8 @@ def _built(folder: Path, out: Path, *steps: dict[str, Any]) -> dict[str, dict[st
 
 def test_a_task_keeps_the_difficulty_it_was_written_for(tmp_path: Path) -> None:
     folder, again = tmp_path / "in", tmp_path / "again"
-    folder.mkdir(), again.mkdir()
+    folder.mkdir()
+    again.mkdir()
     rows = [{"text": f"Work out the sum of {n} and {n * n}. It is {n + n * n}."} for n in range(6)]
     rows[1]["meta"] = {"difficulty": 5, "knowledge_point": "math.sum"}  # type: ignore[assignment]
     rows[2]["meta"] = {"difficulty": 1}  # type: ignore[assignment]
