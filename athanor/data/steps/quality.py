@@ -21,6 +21,7 @@ from athanor.data.steps.quality_examples import AXES
 from athanor.data.steps.quality_model import VERSION, QualityModel, group_of
 from athanor.data.steps.quality_train import file_digest, model_for
 from athanor.data.steps.weighting import combine, weights
+from athanor.errors import AthanorError
 from athanor.recipe.steps.quality import QualityOptions
 
 #: Shares of replacement and NUL characters from which a text is less clean, and at which it is not clean at all.
@@ -58,7 +59,17 @@ class Quality(Step):
         if self._model is None:
             o = self.options
             self._model = model_for(o.model, o.labels, o.examples, o.seed, o.cache_dir)
+            self._check(self._model.unlearnt)
         return self._model
+
+    def _check(self, unlearnt: list[str]) -> None:
+        for axis in unlearnt:
+            if axis in self.options.min_axis:
+                raise AthanorError(
+                    f"the quality model has not learnt {axis}: no example was labelled on it",
+                    where=f"data.steps: quality.min_axis.{axis}",
+                    fix="label it, or take the threshold out",
+                )
 
     def annotate(self, docs: Docs) -> Columns:
         """The axes and the text's difficulty of each document."""
@@ -71,7 +82,15 @@ class Quality(Step):
 
     def resolve(self, survey: Survey) -> Columns:
         """Quality, weight, difficulty and level of all rows, from the scores and what earlier steps have measured."""
-        quality = combine(_axes(survey), self.options.axes)
+        unlearnt = [axis for axis in self._loaded().unlearnt if f"judge.{axis}" not in survey.names]
+        of_axes = {axis: weight for axis, weight in self.options.axes.items() if axis not in unlearnt}
+        if not sum(of_axes.values()) > 0:
+            raise AthanorError(
+                f"the quality model has not learnt what quality is to be made of: {', '.join(unlearnt)}",
+                where="data.steps: quality.axes",
+                fix="label these, or give weight to another axis",
+            )
+        quality = combine(_axes(survey), of_axes)
         difficulty = survey.numpy("text_difficulty").astype(np.float32)
         if "perplexity.bits_per_byte" in survey.names:
             languages = survey.column("language").to_pylist() if "language" in survey.names else [""] * survey.n_rows

@@ -87,6 +87,11 @@ class QualityModel:
         """By group."""
         return {group: Language(self.letters, self.counts[g]) for g, group in enumerate(GROUPS)}
 
+    @property
+    def unlearnt(self) -> list[str]:
+        """Axes that no example was labelled on: their score is ½ for every text."""
+        return [axis for a, axis in enumerate(AXES) if not self.weights[:, a].any()]
+
     def score(self, texts: Sequence[str], groups: Sequence[str]) -> Floats:
         """Scores in 0 … 1 [texts, axes]."""
         languages = self.languages()

@@ -150,6 +150,13 @@ def test_a_persons_labels_train_the_axis_they_name(tmp_path: Path, monkeypatch: 
     scores = _scores(step, rows[0]["text"], rows[1]["text"])
     assert scores["educational"][0] > 0.6 > 0.4 > scores["educational"][1]
     assert scores["fluency"][0] == 0.5  # nobody said anything of it
+    own, other = Docs.of([rows[0]["text"]]), {"labels": str(path), "cache_dir": str(tmp_path)}
+    measured = run_in_memory([step], own).measures
+    assert measured["quality.quality"][0].as_py() == pytest.approx(measured["quality.educational"][0].as_py())
+    with pytest.raises(AthanorError, match="has not learnt density"):
+        run_in_memory([Quality(QualityOptions(min_axis={"density": 0.6}, **other))], own)  # type: ignore[arg-type]
+    with pytest.raises(AthanorError, match="not learnt what quality is to be made of: cleanliness, fluency, density"):
+        run_in_memory([Quality(QualityOptions(axes={"fluency": 1.0}, **other))], own)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
