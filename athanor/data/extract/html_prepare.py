@@ -7,6 +7,7 @@ Runs before ``html_tree.clear``, which drops what no reader sees. Rules that kno
 - notes, footnotes and quotations that are ``<aside>`` belong to the text, other asides do not;
 - a form around most of the page (ASP.NET, a quiz) is no form, and a button that is all of a heading is its text
   (the accordion pattern of the ARIA Authoring Practices);
+- a list beside a listing that counts its lines is no text;
 - panels that a tab or such a button opens, and an element that holds most of the page and is hidden until a script
   has run, are shown.
 
@@ -57,6 +58,9 @@ def prepare(root: Any) -> None:
         if heading is not None and len(heading.text_content().strip()) == len(button.text_content().strip()):
             button.tag = "span"
             opened.add(button.get("aria-controls") or (button.get("data-bs-target") or "").lstrip("#"))
+    for numbers in root.xpath(".//ul | .//ol"):
+        if _counts_lines(numbers):
+            numbers.drop_tree()
     for form in root.xpath(".//form"):
         if _is_most(form, root):
             form.tag = "div"
@@ -76,6 +80,17 @@ def _take_role(element: Any) -> None:
             element.tag = _ROLES[role]
     elif role in _NAVIGATION_ROLES and element.tag in ("div", "section", "ul", "header"):
         element.tag = "nav" if role != "complementary" else "aside"
+
+
+def _counts_lines(items: Any) -> bool:
+    """Whether a list says 1, 2, 3 … and a listing stands beside it, or around it."""
+    shown = [item.text_content().strip() for item in items]
+    if not shown or shown != [str(n) for n in range(1, len(shown) + 1)]:
+        return False
+    around = items.getprevious(), items.getnext(), items.getparent()
+    return any(near is not None and (near.tag == "pre" or near.find(".//pre") is not None) for near in around[:2]) or (
+        around[2] is not None and around[2].tag in ("pre", "code")
+    )
 
 
 def _is_block(element: Any) -> bool:

@@ -250,6 +250,21 @@ def test_notes_in_asides_are_text_and_other_asides_are_not() -> None:
     assert "Note that it hums." in text and "magazine" not in text
 
 
+@pytest.mark.parametrize(
+    ("markup", "kept"),
+    [
+        ("<pre><code>a = 1\nb = 2</code><ul class='n'><li>1</li><li>2</li></ul></pre>", False),
+        ("<div><ol><li>1</li><li>2</li></ol><pre>a = 1\nb = 2</pre></div>", False),
+        ("<div><pre>a = 1\nb = 2</pre><ul><li>1</li><li>3</li></ul></div>", True),
+        ("<div><p>Scores of the two teams:</p><ul><li>1</li><li>2</li></ul></div>", True),
+    ],
+)
+def test_numbers_of_lines_beside_a_listing_are_no_text(markup: str, kept: bool) -> None:
+    body = f"<article><h1>Two lines</h1><p>{'How a listing is numbered on many pages. ' * 6}</p>{markup}</article>"
+    found = text_of(body)
+    assert ("- 1" in found or "1. 1" in found) == kept and ("a = 1\nb = 2" in found or "teams" in found)
+
+
 def test_tables_by_role() -> None:
     rows = "".join(
         f"<div role='row'><span role='cell'>{a}</span><span role='cell'>{b}</span></div>"
