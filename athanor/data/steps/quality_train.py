@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -120,6 +121,10 @@ def _example(line: str, where: str) -> Example:
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise AthanorError("no JSON object with a text", where=where, fix='{"text": "…", "educational": 0.8}')
+    for key in row.keys() - {"text", "domain", *AXES}:
+        near = difflib.get_close_matches(key, AXES, n=1, cutoff=0.8)
+        if near:
+            raise AthanorError(f"no axis {key!r}", where=where, fix=f"did you mean {near[0]!r}?")
     labels: list[float | None] = []
     for axis in AXES:
         value = row.get(axis)

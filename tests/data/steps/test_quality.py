@@ -161,7 +161,12 @@ def test_a_persons_labels_train_the_axis_they_name(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("line", "what"),
-    [("not json", "no JSON object"), ('{"text": "x", "density": 3}', "density is 3"), ('{"text": "x"}', "no label")],
+    [
+        ("not json", "no JSON object"),
+        ('{"text": "x", "density": 3}', "density is 3"),
+        ('{"text": "x"}', "no label"),
+        ('{"text": "x", "density": 0.5, "educatonal": 0.9}', "did you mean 'educational'"),
+    ],
 )
 def test_bad_labels_name_their_line(tmp_path: Path, line: str, what: str) -> None:
     path = tmp_path / "l.jsonl"
