@@ -149,7 +149,11 @@ def _pool(context: Context, todo: Sequence[Job], workers: int, tick: Tick, total
                     done += 1
                     tick(done, total)
             suspects += running.values()
-    for job in open_jobs(context, suspects):
+    again = open_jobs(context, suspects)
+    if len(again) < len(suspects):  # done, though their workers did not live to say so
+        done += len(suspects) - len(again)
+        tick(done, total)
+    for job in again:
         why = _alone(context, job)
         if why is not None:
             failures[job.name()] = why

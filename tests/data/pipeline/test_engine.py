@@ -24,7 +24,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Touch:
-    """Writes a file; kills its own process as often as ``deaths`` says."""
+    """Writes a file; kills its own process as often as ``deaths`` says, below zero: when it has written it."""
 
     folder: str
     number: int
@@ -45,6 +45,8 @@ class Touch:
             (Path(self.folder) / f"died-{self.number}-{died}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         self.path().write_text("done")
+        if self.deaths < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 '''
 
 
@@ -60,6 +62,19 @@ def test_a_killed_worker_costs_its_own_job_at_most(tmp_path: Path, monkeypatch: 
     assert set(failed) == {"job 5"} and "killed" in failed["job 5"]
     assert [job.number for job in jobs if not job.done(context)] == [5]
     assert ticks[-1] == (8, 8)
+    sys.modules.pop("killing_jobs")
+
+
+def test_work_whose_worker_did_not_live_to_say_so_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killing_jobs.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import killing_jobs
+
+    context = Context(Recipe().model_dump_json(), str(tmp_path))
+    jobs = [killing_jobs.Touch(str(tmp_path), n, -1 if n == 2 else 0) for n in range(4)]
+    ticks: list[tuple[int, int]] = []
+    assert engine.run_jobs(context, jobs, engine="local", workers=2, tick=lambda *at: ticks.append(at)) == {}
+    assert ticks[-1] == (4, 4) and all(job.done(context) for job in jobs)
     sys.modules.pop("killing_jobs")
 
 
