@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from athanor.model.products import add_weight_grad, cross_entropy, input_grad
+from athanor.model.linear import linear
+from athanor.model.products import add_weight_grad, cross_entropy, input_grad_into
 
 #: logits held at once: tokens × vocabulary elements, about 16 MB in float32
 CHUNK_ELEMENTS = 4 * 2**20
@@ -44,12 +45,12 @@ class _CrossEntropySum(torch.autograd.Function):
         for start in range(0, len(labels_N), size):
             part = slice(start, start + size)
             h_nD = hidden_ND[part]
-            losses_n, grad_nV = cross_entropy(F.linear(h_nD, weight_VD), labels_N[part], need_h or need_w)
+            losses_n, grad_nV = cross_entropy(linear(h_nD, weight_VD), labels_N[part], need_h or need_w)
             total += losses_n.sum()
             if losses_N is not None:
                 losses_N[part] = losses_n
             if grad_h is not None:
-                input_grad(grad_nV, weight_VD, grad_h[part])
+                input_grad_into(grad_nV, weight_VD, grad_h[part])
             if grad_w is not None:
                 add_weight_grad(grad_w, grad_nV, h_nD)
         ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype))

@@ -1,8 +1,9 @@
-"""The products of a backward pass, and cross-entropy, by our own kernels where PyTorch's are slow (cpu_products.cpp).
+"""The products of linear layers, and cross-entropy, by our own kernels where PyTorch's are slow (cpu_products*.cpp).
 
 On a CPU in bfloat16 a weight gradient, dyᵀ x, runs at half the rate of other products in PyTorch, for its left operand
-is copied transposed first. Each function falls back to PyTorch where the kernels do not serve: no compiler, no AMX (for
-cross-entropy AVX-512), another dtype, a width that is no multiple of 32.
+is copied transposed first. In float32 PyTorch's products wait for the memory of large matrices. Each function falls
+back to PyTorch where the kernels do not serve: no compiler, no AVX-512 (in bfloat16 no AMX), another dtype, a width that
+is no multiple of 32 (in float32 of 16), in float32 small matrices.
 """
 
 from __future__ import annotations
@@ -10,15 +11,39 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from athanor import native
 from athanor.model.native import FLAGS, call
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu_products.cpp", "cpu_loss.cpp", "cpu_tiles.h", "cpu_math.h")]
-_WIDTH_STEP = 32  # what the kernel's tiles divide
+SOURCES = [
+    Path(__file__).with_name(f"cpu_{name}")
+    for name in ("products.cpp", "products_f32.cpp", "loss.cpp", "tiles.h", "math.h")
+]
 _CROSS_ENTROPY = {torch.bfloat16: "athanor_cross_entropy", torch.float32: "athanor_cross_entropy_f32"}
+
+
+class Sizes(NamedTuple):
+    """Of the products of a linear layer."""
+
+    tokens: int
+    inputs: int
+    outputs: int
+
+
+class Kind(NamedTuple):
+    """What the kernels of one dtype take."""
+
+    suffix: str  #: of their names
+    width_step: int  #: what widths must divide by: tiles in bfloat16, vectors in float32
+    least_tokens: int  #: below these PyTorch's products are as fast
+    least_weights: int
+
+
+_KINDS = {torch.bfloat16: Kind("", 32, 1, 1), torch.float32: Kind("_f32", 16, 512, 2**18)}
 
 
 @cache
@@ -30,10 +55,11 @@ def library() -> ctypes.CDLL | None:
 
 
 @cache
-def _multiplying() -> ctypes.CDLL | None:
-    """The same, if they can multiply here, for which they need AMX."""
-    found = library()
-    return found if found is not None and found.athanor_products_available() else None
+def _multiplying(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The same, if they can multiply here in this precision: bfloat16 needs AMX."""
+    found = library() if dtype in _KINDS else None
+    able = found is not None and (dtype != torch.bfloat16 or found.athanor_products_available())
+    return found if able else None
 
 
 def _watched() -> bool:
@@ -41,14 +67,22 @@ def _watched() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def fit(dtype: torch.dtype, sizes: Sizes) -> bool:
+    """Whether products of these sizes are of a kind that the kernels are for."""
+    kind = _KINDS.get(dtype)
+    if kind is None or sizes.inputs % kind.width_step or sizes.outputs % kind.width_step:
+        return False
+    return sizes.tokens >= kind.least_tokens and sizes.inputs * sizes.outputs >= kind.least_weights
+
+
 @torch.compiler.assume_constant_result
-def serve() -> bool:
-    """Whether the kernels for products serve here and now; compiled code takes the answer as it is.
+def serve(dtype: torch.dtype) -> bool:
+    """Whether the kernels for products in this precision serve here and now; compiled code takes the answer as it is.
 
     They step aside while a dispatch mode is on, for it is there to see PyTorch's operators (counters, trackers, what
     selective recomputation saves).
     """
-    return _multiplying() is not None and not _watched()
+    return _multiplying(dtype) is not None and not _watched()
 
 
 def in_memory(*tensors: torch.Tensor) -> bool:
@@ -57,28 +91,54 @@ def in_memory(*tensors: torch.Tensor) -> bool:
     return all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" for x in tensors)
 
 
-def kernels_for(*operands: torch.Tensor) -> ctypes.CDLL | None:
-    """The kernels for products, if these matrices are of their kind and this machine can run them."""
-    fit = in_memory(*operands) and all(
-        x.dtype == torch.bfloat16 and not x.shape[1] % _WIDTH_STEP and x.numel() for x in operands
-    )
-    return _multiplying() if fit and serve() else None
+def sizes_of(n_tokens: int, weight_OI: torch.Tensor) -> Sizes:
+    """Of a weight's products with so many tokens."""
+    return Sizes(n_tokens, weight_OI.shape[1], weight_OI.shape[0])
 
 
-def _sizes(n: int, weight_OI: torch.Tensor) -> tuple[int, ...]:
-    return n, weight_OI.shape[1], weight_OI.shape[0]
+def _made(name: str, sizes: Sizes, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether the kernel of this name made ``out`` of ``a`` and ``b``: it did where it serves for them."""
+    dtype = a.dtype
+    fitting = dtype == b.dtype and in_memory(a, b, out) and out.is_contiguous() and fit(dtype, sizes)
+    if not fitting or not serve(dtype):
+        return False
+    kernel = getattr(_multiplying(dtype), f"athanor_{name}{_KINDS[dtype].suffix}")
+    call(kernel, (a.contiguous(), b.contiguous()), sizes, (out,))
+    return True
+
+
+@torch.library.custom_op("athanor::linear", mutates_args=(), device_types="cpu")
+def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """x Wᵀ [N, O]: by a kernel in float32, by PyTorch in bfloat16, where its product is the faster one."""
+    out_NO = x_NI.new_empty(len(x_NI), len(weight_OI))
+    if x_NI.dtype == torch.float32 and _made("linear", sizes_of(len(x_NI), weight_OI), x_NI, weight_OI, out_NO):
+        return out_NO
+    return F.linear(x_NI, weight_OI)
+
+
+@linear.register_fake
+def _(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    return x_NI.new_empty(x_NI.shape[0], weight_OI.shape[0])
+
+
+@torch.library.custom_op("athanor::input_grad", mutates_args=(), device_types="cpu")
+def input_grad(grad_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """grad W [N, I]."""
+    out_NI = grad_NO.new_empty(len(grad_NO), weight_OI.shape[1])
+    input_grad_into(grad_NO, weight_OI, out_NI)
+    return out_NI
+
+
+@input_grad.register_fake
+def _(grad_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    return grad_NO.new_empty(grad_NO.shape[0], weight_OI.shape[1])
 
 
 @torch.library.custom_op("athanor::weight_grad", mutates_args=(), device_types="cpu")
 def weight_grad(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
     """gradᵀ x [O, I] in the operands' dtype; bfloat16 is summed in float32 and rounded once."""
-    kernels = kernels_for(grad_NO, x_NI)
-    if kernels is None:
-        return grad_NO.T @ x_NI
     out_OI = grad_NO.new_empty(grad_NO.shape[1], x_NI.shape[1])
-    read = grad_NO.contiguous(), x_NI.contiguous()
-    call(kernels.athanor_weight_grad, read, _sizes(len(x_NI), out_OI), (out_OI,))
-    return out_OI
+    return out_OI if _made("weight_grad", sizes_of(len(x_NI), out_OI), grad_NO, x_NI, out_OI) else grad_NO.T @ x_NI
 
 
 @weight_grad.register_fake
@@ -88,22 +148,15 @@ def _(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
 
 def add_weight_grad(sum_OI: torch.Tensor, grad_NO: torch.Tensor, x_NI: torch.Tensor) -> None:
     """sum += gradᵀ x, the sum in at least float32."""
-    kernels = kernels_for(grad_NO, x_NI)
-    if kernels is None or sum_OI.dtype != torch.float32:
+    wide = sum_OI.dtype == torch.float32
+    if not wide or not _made("add_weight_grad", sizes_of(len(x_NI), sum_OI), grad_NO, x_NI, sum_OI):
         sum_OI += grad_NO.T @ x_NI
-        return
-    read = grad_NO.contiguous(), x_NI.contiguous()
-    call(kernels.athanor_add_weight_grad, read, _sizes(len(x_NI), sum_OI), (sum_OI,))
 
 
-def input_grad(grad_NO: torch.Tensor, weight_OI: torch.Tensor, out_NI: torch.Tensor) -> None:
+def input_grad_into(grad_NO: torch.Tensor, weight_OI: torch.Tensor, out_NI: torch.Tensor) -> None:
     """out = grad W."""
-    kernels = kernels_for(grad_NO, weight_OI)
-    if kernels is None:
+    if not _made("input_grad", sizes_of(len(grad_NO), weight_OI), grad_NO, weight_OI, out_NI):
         torch.mm(grad_NO, weight_OI, out=out_NI)
-        return
-    read = grad_NO.contiguous(), weight_OI.contiguous()
-    call(kernels.athanor_input_grad, read, _sizes(len(grad_NO), weight_OI), (out_NI,))
 
 
 def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -> tuple[torch.Tensor, torch.Tensor]:
