@@ -11,7 +11,7 @@ from torch import nn
 from athanor.model.attention_ops import packed_attention
 from athanor.model.cache import KVCache
 from athanor.model.config import ModelConfig
-from athanor.model.linear import Linear
+from athanor.model.linear import Linear, linears
 from athanor.model.norms import RMSNorm
 from athanor.model.packing import Packing
 from athanor.model.rope import apply_rope
@@ -79,7 +79,8 @@ class Attention(nn.Module):
 
     def products(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The three projections of x [B, T, D], heads side by side."""
-        return self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q_BTQ, k_BTK, v_BTK = linears(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        return q_BTQ, k_BTK, v_BTK
 
     def _incremental(
         self,

@@ -53,25 +53,66 @@ inline void multiply(const Left& left, const Right& right, int64_t k, bool add, 
     for (int v = 0; v < kWide; v++) _mm512_storeu_ps(out.data + r * out.stride + v * 16, sum[r][v]);
 }
 
-template <int kWide>
-void multiply_rows(int64_t rows, const Left& left, const Right& right, int64_t k, bool add, const Sums& out) {
-  int64_t r = 0;
-  const auto at = [&](int64_t row) { return Left{left.data + row * left.row, left.row, left.k}; };
-  for (; r + 8 <= rows; r += 8) multiply<8, kWide>(at(r), right, k, add, {out.data + r * out.stride, out.stride});
-  for (; r < rows; r++) multiply<1, kWide>(at(r), right, k, add, {out.data + r * out.stride, out.stride});
+template <int kRows, int kWide>
+void multiply_rows(int64_t rows, Left left, const Right& right, int64_t k, bool add, Sums out) {
+  for (; rows >= kRows; rows -= kRows, left.data += kRows * left.row, out.data += kRows * out.stride)
+    multiply<kRows, kWide>(left, right, k, add, out);
+  if constexpr (kRows > 1)
+    if (rows > 0) multiply_rows<kRows / 2, kWide>(rows, left, right, k, add, out);
 }
 
-// out [rows][columns] (+)= left [rows][k] · right [k][columns], columns a multiple of 16
-void product(int64_t rows, int64_t columns, int64_t k, bool add, const Left& left, const Right& right, const Sums& out) {
-  int64_t c = 0;
-  for (; c + 32 <= columns; c += 32)
-    multiply_rows<2>(rows, left, {right.data + c, right.stride}, k, add, {out.data + c, out.stride});
-  if (c < columns) multiply_rows<1>(rows, left, {right.data + c, right.stride}, k, add, {out.data + c, out.stride});
+// out [rows][columns] (+)= left [rows][k] · right [k][columns], columns a multiple of 16. 24 of the 32 registers hold sums.
+void product(int64_t rows, int64_t columns, int64_t k, bool add, const Left& left, Right right, Sums out) {
+  const auto next = [&](int64_t done) { columns -= done, right.data += done, out.data += done; };
+  for (; columns >= 64; next(64)) multiply_rows<6, 4>(rows, left, right, k, add, out);
+  for (; columns >= 32; next(32)) multiply_rows<12, 2>(rows, left, right, k, add, out);
+  if (columns > 0) multiply_rows<12, 1>(rows, left, right, k, add, out);
 }
 
-// Rows of one head ↔ rows without gaps
+// Products of a block of keys and one of queries. Where both are the same, its second half of keys is not seen by the first
+// half of queries: a quarter is left out, and never read.
+constexpr int64_t kHalf = kBlock / 2;
+
+// out [keys][64] = keys [keys][width] · queries [width][64]
+void score(int64_t keys, int64_t width, bool diagonal, const Left& left, const Right& right, const Sums& out) {
+  const int64_t seen_by_all = diagonal ? std::min(keys, kHalf) : keys;
+  product(seen_by_all, kBlock, width, false, left, right, out);
+  if (keys > seen_by_all)
+    product(keys - kHalf, kHalf, width, false, {left.data + kHalf * left.row, left.row, left.k},
+            {right.data + kHalf, right.stride}, {out.data + kHalf * out.stride + kHalf, out.stride});
+}
+
+// out [width][64] (+)= left [width][keys] · right [keys][64]
+void sum_keys(int64_t keys, int64_t width, bool diagonal, bool add, const Left& left, const Right& right, const Sums& out) {
+  if (!diagonal || keys <= kHalf) return product(width, kBlock, keys, add, left, right, out);
+  product(width, kHalf, kHalf, add, left, right, out);
+  product(width, kHalf, keys, add, left, {right.data + kHalf, right.stride}, {out.data + kHalf, out.stride});
+}
+
+// out [keys][width] += left [keys][queries] · right [queries][width]
+void sum_queries(int64_t keys, int64_t queries, int64_t width, bool diagonal, const Left& left, const Right& right,
+                 const Sums& out) {
+  const int64_t seen_by_all = diagonal ? std::min(keys, kHalf) : keys;
+  product(seen_by_all, width, queries, true, left, right, out);
+  if (keys > seen_by_all)
+    product(keys - kHalf, width, queries - kHalf, true, {left.data + kHalf * left.row + kHalf * left.k, left.row, left.k},
+            {right.data + kHalf * right.stride, right.stride}, {out.data + kHalf * out.stride, out.stride});
+}
+
+// How many keys a vector of queries is multiplied with
+int64_t keys_for(int64_t vector, int64_t keys, bool diagonal) {
+  return diagonal && vector * 16 < kHalf ? std::min(keys, kHalf) : keys;
+}
+
+// Rows of one head ↔ rows without gaps. They are far apart, which the processor's own prefetching does not follow.
 void copy(const float* x, int64_t from, int64_t rows, int64_t width, float* out, int64_t to) {
-  for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * to, x + r * from, width * sizeof(float));
+  constexpr int64_t kAhead = 12;
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < width; c += 16) {
+      _mm_prefetch(reinterpret_cast<const char*>(x + (r + kAhead) * from + c), _MM_HINT_T0);
+      __builtin_prefetch(out + (r + kAhead) * to + c, 1);
+      _mm512_storeu_ps(out + r * to + c, _mm512_loadu_ps(x + r * from + c));
+    }
 }
 
 // Up to 64 rows x [rows][width], `stride` apart → [width][64], zeros behind them
@@ -105,9 +146,10 @@ void put_transposed(const float* x, const float* factor, int64_t rows, int64_t w
 void probabilities(float* scores, int64_t keys, float scale, bool diagonal, Seen& seen, float* factor) {
   const __m512 by = _mm512_set1_ps(scale);
   for (int64_t v = 0; v < kVectors; v++) {
-    _mm512_storeu_ps(factor + v * 16, seen.raise(v, scores, keys, by, diagonal));
+    const int64_t n = keys_for(v, keys, diagonal);
+    _mm512_storeu_ps(factor + v * 16, seen.raise(v, scores, n, by, diagonal));
     __m512 sum = seen.sum[v];
-    for (int64_t k = 0; k < keys; k++) {
+    for (int64_t k = 0; k < n; k++) {
       float* at = scores + k * kBlock + v * 16;
       const __m512 p = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(at), by, seen.max[v]));
       const __m512 seen_p = diagonal ? _mm512_maskz_mov_ps(sees(k, v), p) : p;
@@ -130,14 +172,16 @@ void forward_head(const Shape& s, const float* q, const Document& doc, Scratch m
   for (int64_t q0 = 0; q0 < doc.length; q0 += kBlock) {
     const int64_t rows = std::min(kBlock, doc.length - q0);
     take_transposed(q + q0 * stride, rows, d, stride, q_t);
+    fetch(q + (q0 + kBlock) * stride, std::clamp<int64_t>(doc.length - q0 - kBlock, 0, kBlock), d, stride);
+    fetch(out + q0 * stride, rows, d, stride);
     Seen seen;
     float factor[kBlock];
     for (int64_t k0 = 0; k0 <= q0; k0 += kBlock) {
       const int64_t keys = std::min(kBlock, doc.length - k0), at = k0 * d;
-      product(keys, kBlock, d, false, {doc.keys + at, d, 1}, {q_t, kBlock}, {scores, kBlock});
+      score(keys, d, k0 == q0, {doc.keys + at, d, 1}, {q_t, kBlock}, {scores, kBlock});
       probabilities(scores, keys, s.scale * kLog2E, k0 == q0, seen, factor);
       if (k0 > 0) shrink(mixed, d, factor);
-      product(d, kBlock, keys, k0 > 0, {doc.values + at, 1, d}, {scores, kBlock}, {mixed, kBlock});
+      sum_keys(keys, d, k0 == q0, k0 > 0, {doc.values + at, 1, d}, {scores, kBlock}, {mixed, kBlock});
     }
     seen.finish(rows, lse + q0, factor);
     put_transposed(mixed, factor, rows, d, stride, out + q0 * stride);
@@ -150,7 +194,7 @@ void gradients(float* scores, float* d_probs, int64_t keys, const float* lse, co
   const __m512 by = _mm512_set1_ps(scale), by_2 = _mm512_set1_ps(scale * kLog2E);
   for (int64_t v = 0; v < kVectors; v++) {
     const __m512 sum = _mm512_loadu_ps(lse + v * 16), mean = _mm512_loadu_ps(delta + v * 16);
-    for (int64_t k = 0; k < keys; k++) {
+    for (int64_t k = 0; k < keys_for(v, keys, diagonal); k++) {
       const int64_t at = k * kBlock + v * 16;
       __m512 p = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(scores + at), by_2, sum));
       if (diagonal) p = _mm512_maskz_mov_ps(sees(k, v), p);
@@ -191,14 +235,18 @@ void backward_head(const Shape& s, const Head& h, const Document& doc, Scratch m
     take_transposed(q, rows, d, d, q_t);
     take_transposed(grad, rows, d, d, grad_t);
     statistics(h, q0, rows, d, stride, lse, delta);
+    for (const float* x : {h.q, h.grad, h.out})
+      fetch(x + (q0 + kBlock) * stride, std::clamp<int64_t>(doc.length - q0 - kBlock, 0, kBlock), d, stride);
+    fetch(h.d_q + q0 * stride, rows, d, stride);
     for (int64_t k0 = 0; k0 <= q0; k0 += kBlock) {
       const int64_t keys = std::min(kBlock, doc.length - k0), at = k0 * d;
-      product(keys, kBlock, d, false, {doc.keys + at, d, 1}, {q_t, kBlock}, {scores, kBlock});
-      product(keys, kBlock, d, false, {doc.values + at, d, 1}, {grad_t, kBlock}, {d_probs, kBlock});
-      gradients(scores, d_probs, keys, lse, delta, s.scale, k0 == q0);
-      product(keys, d, rows, true, {scores, kBlock, 1}, {grad, d}, {d_values + at, d});
-      product(keys, d, rows, true, {d_probs, kBlock, 1}, {q, d}, {d_keys + at, d});
-      product(d, kBlock, keys, k0 > 0, {doc.keys + at, 1, d}, {d_probs, kBlock}, {d_q, kBlock});
+      const bool diagonal = k0 == q0;
+      score(keys, d, diagonal, {doc.keys + at, d, 1}, {q_t, kBlock}, {scores, kBlock});
+      score(keys, d, diagonal, {doc.values + at, d, 1}, {grad_t, kBlock}, {d_probs, kBlock});
+      gradients(scores, d_probs, keys, lse, delta, s.scale, diagonal);
+      sum_queries(keys, rows, d, diagonal, {scores, kBlock, 1}, {grad, d}, {d_values + at, d});
+      sum_queries(keys, rows, d, diagonal, {d_probs, kBlock, 1}, {q, d}, {d_keys + at, d});
+      sum_keys(keys, d, diagonal, k0 > 0, {doc.keys + at, 1, d}, {d_probs, kBlock}, {d_q, kBlock});
     }
     put_transposed(d_q, one, rows, d, stride, h.d_q + q0 * stride);
   }

@@ -9,6 +9,7 @@
 //
 // Built and called by native.py.
 
+#include "cpu_pieces.h"
 #include "cpu_tiles.h"
 
 #include <omp.h>
@@ -122,20 +123,17 @@ void weight_grad(const Bits* grad, const Bits* x, int64_t tokens, int64_t in, in
 
 }  // namespace
 
-extern "C" void athanor_input_grad(const Bits* grad, const Bits* weight, int64_t tokens, int64_t in, int64_t out,
-                                    Bits* d_x) {
-  const Side left{{grad, out, tokens}, Lies::kInside}, right{{weight, in, out}, Lies::kOutside};
-  product(left, right, tokens, in, out, false, d_x, in);
+extern "C" void athanor_input_grad(int64_t tokens, int64_t in, int64_t, const Piece<Bits>* piece) {
+  const Side left{{piece->a, piece->outputs, tokens}, Lies::kInside}, right{{piece->b, in, piece->outputs}, Lies::kOutside};
+  product(left, right, tokens, in, piece->outputs, false, piece->c, in);
 }
 
-extern "C" void athanor_weight_grad(const Bits* grad, const Bits* x, int64_t tokens, int64_t in, int64_t out,
-                                    Bits* d_weight) {
-  weight_grad(grad, x, tokens, in, out, d_weight);
+extern "C" void athanor_weight_grad(int64_t tokens, int64_t in, int64_t count, const Piece<Bits>* pieces) {
+  for (int64_t i = 0; i < count; i++) weight_grad(pieces[i].a, pieces[i].b, tokens, in, pieces[i].outputs, pieces[i].c);
 }
 
-extern "C" void athanor_add_weight_grad(const Bits* grad, const Bits* x, int64_t tokens, int64_t in, int64_t out,
-                                        float* d_weight) {
-  weight_grad(grad, x, tokens, in, out, d_weight);
+extern "C" void athanor_add_weight_grad(int64_t tokens, int64_t in, int64_t count, const Piece<Bits, float>* pieces) {
+  for (int64_t i = 0; i < count; i++) weight_grad(pieces[i].a, pieces[i].b, tokens, in, pieces[i].outputs, pieces[i].c);
 }
 
 #endif  // __AMX_BF16__

@@ -4,6 +4,8 @@
 //   input gradient   dx [tokens][in]  = dy [tokens][out] · W
 //   weight gradient  dW [out][in]     = dyᵀ · x, or added to one that is there
 //
+// or of some layers that read the same x, which is then packed once; their dx is the sum.
+//
 // A block of 14 × 32 sums fills 28 of the 32 registers; a value of the left operand is broadcast into two vectors of the right
 // one. Operands are packed in the order in which they are read (Goto and van de Geijn, ACM TOMS 34(3), 2008): the right one
 // once for all threads, the left one by each thread for the rows that it makes, as many as its second-level cache holds.
@@ -12,6 +14,7 @@
 //
 // Built and called by native.py. Widths are multiples of 16, the number of tokens is any.
 
+#include "cpu_pieces.h"
 #include "cpu_tiles.h"
 
 #include <omp.h>
@@ -19,6 +22,7 @@
 #include <atomic>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #ifdef __AVX512F__
@@ -31,12 +35,6 @@ constexpr int64_t kLeftBytes = 256 << 10;  // of a packed left operand: with wha
 constexpr int64_t kRightBytes = 8 << 20;  // of a packed right operand
 
 enum class Lies { kInside, kOutside };  // whether k is the inner index of an operand in memory, or the outer one
-
-struct Side {
-  const float* data;
-  int64_t stride;
-  Lies lies;
-};
 
 class Buffer {  // grows, and stays for the next product
  public:
@@ -68,24 +66,41 @@ int64_t begin(int64_t n, int64_t count, int64_t i) { return n / count * i + std:
 
 int64_t parts(int64_t n, int64_t most) { return (n + most - 1) / most; }
 
-// Rows of a left operand, or columns of a right one, in panels
-struct Panels {
-  int64_t n, count, size;  // `size` 0: `count` panels of nearly equal height, else of that height but for the last
-  int64_t at(int64_t panel) const { return size ? std::min(n, panel * size) : begin(n, count, panel); }
-  int64_t height(int64_t panel) const { return at(panel + 1) - at(panel); }
+// An operand with its rows so far apart in memory
+struct Side {
+  const float* data;
+  int64_t stride;
 };
 
-// Panels p … last of an operand, k0 … k0 + k of k → out, one after the other, each [k][height], up to whole vectors.
-void pack_inside(const Side& side, const Panels& panels, int64_t p, int64_t last, int64_t k0, int64_t k, float* out) {
-  for (; p < last; p++) {
-    const int64_t n = panels.height(p), wide = vectors(n) * 16;
-    for (int64_t i = 0; i < k; i += 16, out += 16 * wide)
-      for (int64_t v = 0; v < n; v += 16) {
-        const float* from = side.data + (panels.at(p) + v) * side.stride + k0 + i;
+// `n` rows of a left operand, or columns of a right one: of which piece, and where in it
+struct Panel {
+  int64_t piece, at, n;
+};
+
+// k0 … k0 + deep of the operands of all pieces
+struct Slice {
+  const Side* sides;
+  Lies lies;
+  int64_t k0, deep;
+  int64_t stride(const Panel& panel) const { return sides[panel.piece].stride; }
+  const float* of(const Panel& panel) const {
+    const Side& side = sides[panel.piece];
+    return side.data + (lies == Lies::kInside ? panel.at * side.stride + k0 : k0 * side.stride + panel.at);
+  }
+};
+
+// Panels p … last → out, each [k][n], up to whole vectors, in places for [k][most].
+void pack_inside(const Slice& slice, const Panel* p, const Panel* last, int64_t most, float* place) {
+  for (; p < last; p++, place += most * slice.deep) {
+    const int64_t wide = vectors(p->n) * 16, stride = slice.stride(*p);
+    float* out = place;
+    for (int64_t i = 0; i < slice.deep; i += 16, out += 16 * wide)
+      for (int64_t v = 0; v < p->n; v += 16) {
+        const float* from = slice.of(*p) + v * stride + i;
         __m512i block[16];
         for (int64_t r = 0; r < 16; r++) {
-          _mm_prefetch(reinterpret_cast<const char*>(from + r * side.stride + 32), _MM_HINT_T0);
-          block[r] = v + r < n ? _mm512_loadu_si512(from + r * side.stride) : _mm512_setzero_si512();
+          _mm_prefetch(reinterpret_cast<const char*>(from + r * stride + 32), _MM_HINT_T0);
+          block[r] = v + r < p->n ? _mm512_loadu_si512(from + r * stride) : _mm512_setzero_si512();
         }
         tiles::transpose(block);
         for (int r = 0; r < 16; r++) _mm512_store_si512(out + r * wide + v, block[r]);
@@ -111,34 +126,31 @@ void copy_strips(const float* const* strips, const int64_t* widths, int64_t stri
 }
 
 // The same of an operand with k outside, for some strips together: rows lie in different pages.
-void pack_outside(const Side& side, const Panels& panels, int64_t p, int64_t last, int64_t k0, int64_t k, float* out) {
+void pack_outside(const Slice& slice, const Panel* p, const Panel* last, int64_t most, float* out) {
   constexpr int kTogether = 4;
   const float* strips[kTogether];
-  int64_t widths[kTogether], count = 0, step = 16;
+  int64_t widths[kTogether], count = 0, step = 16, stride = 0;
   float* outs[kTogether];
   const auto flush = [&] {
     if (count == kTogether)
-      copy_strips<kTogether>(strips, widths, side.stride, k, step, outs);
+      copy_strips<kTogether>(strips, widths, stride, slice.deep, step, outs);
     else
-      for (int64_t s = 0; s < count; s++) copy_strips<1>(strips + s, widths + s, side.stride, k, step, outs + s);
+      for (int64_t s = 0; s < count; s++) copy_strips<1>(strips + s, widths + s, stride, slice.deep, step, outs + s);
     count = 0;
   };
-  for (; p < last; p++) {
-    const int64_t n = panels.height(p), wide = vectors(n) * 16;
-    if (wide != step) flush(), step = wide;
-    for (int64_t v = 0; v < n; v += 16) {
-      strips[count] = side.data + k0 * side.stride + panels.at(p) + v;
-      widths[count] = std::min<int64_t>(16, n - v), outs[count++] = out + v;
+  for (; p < last; p++, out += most * slice.deep) {
+    const int64_t wide = vectors(p->n) * 16;
+    if (wide != step || slice.stride(*p) != stride) flush(), step = wide, stride = slice.stride(*p);
+    for (int64_t v = 0; v < p->n; v += 16) {
+      strips[count] = slice.of(*p) + v, widths[count] = std::min<int64_t>(16, p->n - v), outs[count++] = out + v;
       if (count == kTogether) flush();
     }
-    out += wide * k;
   }
   flush();
 }
 
-template <class... Rest>
-void pack(const Side& side, Rest... rest) {
-  side.lies == Lies::kInside ? pack_inside(side, rest...) : pack_outside(side, rest...);
+void pack(const Slice& slice, const Panel* p, const Panel* last, int64_t most, float* out) {
+  slice.lies == Lies::kInside ? pack_inside(slice, p, last, most, out) : pack_outside(slice, p, last, most, out);
 }
 
 // Lines of memory that will be read soon, brought into the second-level cache a few at a time: `rows` pieces of `bytes`.
@@ -216,20 +228,18 @@ void multiply_all(int64_t tall, int64_t wide, Rest&&... rest) {
 
 struct Product {
   Side left, right;
-  int64_t m, n, k;
   float* out;  // [m][n]
+  int64_t m, n, k;
+};
+
+enum class Shared { kLeft, kRight, kOut };  // what the products have in common that are made together
+
+// What the threads do at a time: a slice of k, and columns of the result by their panels. `add`: to a sum that is there.
+struct Part {
+  int64_t first, last;
+  Slice left, right;
   bool add;
 };
-
-// What the threads do at a time: columns j0 … j0 + wide of the result, k0 … k0 + deep of k
-struct Part {
-  int64_t j0, wide, k0, deep;
-};
-
-Ahead ahead(const Side& side, int64_t at, int64_t n, int64_t k0, int64_t k) {
-  return side.lies == Lies::kInside ? Ahead(side.data + at * side.stride + k0, n, k, side.stride)
-                                    : Ahead(side.data + k0 * side.stride + at, k, n, side.stride);
-}
 
 struct Span {
   int64_t first, last;
@@ -241,6 +251,10 @@ class Shares {
   Shares(int64_t panels, int64_t threads, int64_t most) : panels_(panels), most_(most), shares_(threads) {}
   Span share(int64_t thread, int64_t threads) const {
     return {begin(panels_, threads, thread), begin(panels_, threads, thread + 1)};
+  }
+  Span start(int64_t thread, int64_t threads) const {  // what the thread takes first of a part
+    const Span mine = share(thread, threads);
+    return {mine.first, mine.first + size(mine.last - mine.first)};
   }
   void open(int64_t thread, int64_t threads) { shares_[thread].next = share(thread, threads).first; }
   Span coming(int64_t thread, int64_t threads) const {  // what the thread will take next, if no other does
@@ -272,33 +286,51 @@ class Shares {
 
 class Maker {
  public:
-  explicit Maker(const Product& x)
-      : x_(x),
-        deepest_(parts(parts(x.k, parts(x.k, kPanel)), 16) * 16),
-        widest_(std::max(kColumns, kRightBytes / 4 / deepest_ / kColumns * kColumns)),
-        rows_{x.m, std::min(x.m, parts(parts(x.m, kRows), omp_get_max_threads()) * omp_get_max_threads()), 0},
-        columns_{x.n, parts(x.n, kColumns), kColumns},
-        shares_(rows_.count, omp_get_max_threads(), std::max<int64_t>(1, kLeftBytes / 4 / deepest_ / 16)),
-        b_(right_memory.of(std::min(widest_, x.n) * deepest_)) {}
+  Maker(const std::vector<Product>& products, Lies left, Lies right, Shared shared, bool add)
+      : products_(products), shared_(shared) {
+    const int64_t threads = omp_get_max_threads(), pieces = products.size();
+    int64_t deepest = 0;
+    for (int64_t i = 0; i < pieces; i++) {
+      const Product& x = products[i];
+      lefts_.push_back(x.left), rights_.push_back(x.right);
+      deepest = std::max(deepest, depth(x));
+      const int64_t count = std::min(x.m, parts(parts(x.m, kRows), threads) * threads);
+      for (int64_t p = 0; p < count && (i == 0 || shared == Shared::kRight); p++)
+        rows_.push_back({i, begin(x.m, count, p), begin(x.m, count, p + 1) - begin(x.m, count, p)});
+      for (int64_t j = 0; j < x.n && (i == 0 || shared == Shared::kLeft); j += kColumns)
+        columns_.push_back({i, j, std::min(kColumns, x.n - j)});
+    }
+    const int64_t all = columns_.size(), at_once = std::max<int64_t>(1, kRightBytes / 4 / deepest / kColumns);
+    for (int64_t first = 0; first < all; first += at_once)
+      for (int64_t i = 0; i < (shared == Shared::kOut ? pieces : 1); i++)
+        for (int64_t k0 = 0; k0 < products[i].k; k0 += depth(products[i])) {
+          const int64_t deep = std::min(depth(products[i]), products[i].k - k0);
+          parts_.push_back({first, std::min(all, first + at_once), {&lefts_[i], left, k0, deep}, {&rights_[i], right, k0, deep},
+                            add || i > 0 || k0 > 0});
+        }
+    b_ = right_memory.of(std::min(all, at_once) * kColumns * deepest);
+    shares_ = std::make_unique<Shares>(rows_.size(), threads, std::max<int64_t>(1, kLeftBytes / 4 / deepest / 16));
+  }
 
   void run() {
 #pragma omp parallel
     {
       const int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
-      for (int64_t i = 0; i < count(); i++) {
-        const Part now = part(i);
-        const Span mine = columns(now, t, threads);
-        pack(x_.right, columns_, mine.first, mine.last, now.k0, now.deep, b_ + (mine.first * kColumns - now.j0) * now.deep);
-        shares_.open(t, threads);
+      for (size_t i = 0; i < parts_.size(); i++) {
+        const Part &now = parts_[i], *next = i + 1 < parts_.size() ? &parts_[i + 1] : nullptr;
+        const Span mine = to_pack(now, t, threads);
+        pack(now.right, &columns_[mine.first], &columns_[mine.last], kColumns,
+             b_ + (mine.first - now.first) * kColumns * now.right.deep);
+        shares_->open(t, threads);
 #pragma omp barrier
         Soon soon;
-        if (i + 1 < count()) soon.right = right(part(i + 1), t, threads);
-        for (Span p = shares_.take(t, threads); p.first < p.last; p = shares_.take(t, threads)) {
-          const Span next = shares_.coming(t, threads);
-          if (next.first < next.last || i + 1 == count())
-            soon.left = left(now, next);
-          else
-            soon.left = left(part(i + 1), {shares_.share(t, threads).first, shares_.share(t, threads).first + 8});
+        if (next) soon.right = ahead(next->right, columns_, to_pack(*next, t, threads));
+        for (Span p = shares_->take(t, threads); p.first < p.last; p = shares_->take(t, threads)) {
+          const Span coming = shares_->coming(t, threads);
+          if (coming.first < coming.last)
+            soon.left = ahead(now.left, rows_, coming);
+          else if (next)
+            soon.left = ahead(next->left, rows_, shares_->start(t, threads));
           multiply_rows(p, now, soon);
         }
 #pragma omp barrier
@@ -307,64 +339,85 @@ class Maker {
   }
 
  private:
-  int64_t depths() const { return parts(x_.k, deepest_); }
-  int64_t count() const { return depths() * parts(x_.n, widest_); }
-  Part part(int64_t i) const {
-    const int64_t j0 = i / depths() * widest_, k0 = i % depths() * deepest_;
-    return {j0, std::min(widest_, x_.n - j0), k0, std::min(deepest_, x_.k - k0)};
+  static int64_t depth(const Product& x) { return parts(parts(x.k, parts(x.k, kPanel)), 16) * 16; }
+
+  static Span to_pack(const Part& part, int64_t thread, int64_t threads) {  // panels of columns
+    const int64_t n = part.last - part.first;
+    return {part.first + begin(n, threads, thread), part.first + begin(n, threads, thread + 1)};
   }
-  Span columns(const Part& at, int64_t thread, int64_t threads) const {  // panels that the thread packs
-    const int64_t from = at.j0 / kColumns, n = parts(at.wide, kColumns);
-    return {from + begin(n, threads, thread), from + begin(n, threads, thread + 1)};
+
+  static Ahead ahead(const Slice& slice, const std::vector<Panel>& panels, Span span) {
+    if (span.first >= span.last) return {};
+    while (panels[span.last - 1].piece != panels[span.first].piece) span.last--;
+    const Panel &first = panels[span.first], &last = panels[span.last - 1];
+    const int64_t n = last.at + last.n - first.at, stride = slice.stride(first);
+    return slice.lies == Lies::kInside ? Ahead(slice.of(first), n, slice.deep, stride)
+                                       : Ahead(slice.of(first), slice.deep, n, stride);
   }
-  Ahead right(const Part& at, int64_t thread, int64_t threads) const {
-    const Span panels = columns(at, thread, threads);
-    const int64_t from = columns_.at(panels.first);
-    return ahead(x_.right, from, columns_.at(panels.last) - from, at.k0, at.deep);
-  }
-  Ahead left(const Part& at, const Span& panels) const {
-    const int64_t from = rows_.at(panels.first), last = rows_.at(std::min(panels.last, rows_.count));
-    return ahead(x_.left, from, last - from, at.k0, at.deep);
-  }
+
   void multiply_rows(const Span& p, const Part& part, Soon& soon) const {
-    const int64_t deep = part.deep, panel = 16 * deep;
+    const int64_t deep = part.left.deep, panel = 16 * deep;
     float* a = left_memory.of((p.last - p.first) * panel);
-    pack(x_.left, rows_, p.first, p.last, part.k0, deep, a);
-    for (int64_t j = 0; j < part.wide; j += kColumns) {
-      const int64_t wide = std::min(kColumns, part.wide - j);
-      soon.packed = Ahead(b_ + (j + wide) * deep, 1, std::min(kColumns, part.wide - j - wide) * deep, 0);
-      for (int64_t i = p.first; i < p.last; i++)
-        multiply_all<kRows>(rows_.height(i), wide, a + (i - p.first) * panel, b_ + j * deep, deep,
-                            x_.add || part.k0 > 0, x_.out + rows_.at(i) * x_.n + part.j0 + j, x_.n, soon);
+    pack(part.left, &rows_[p.first], &rows_[p.last], 16, a);
+    const float* b = b_;
+    for (int64_t j = part.first; j < part.last; j++, b += kColumns * deep) {
+      soon.packed = Ahead(b + kColumns * deep, 1, j + 1 < part.last ? columns_[j + 1].n * deep : 0, 0);
+      for (int64_t i = p.first; i < p.last; i++) {
+        const Panel &row = rows_[i], &column = columns_[j];
+        const Product& x = products_[shared_ == Shared::kLeft ? column.piece : row.piece];
+        multiply_all<kRows>(row.n, column.n, a + (i - p.first) * panel, b, deep, part.add, x.out + row.at * x.n + column.at, x.n,
+                            soon);
+      }
     }
   }
 
-  const Product& x_;
-  const int64_t deepest_, widest_;  // of a part
-  const Panels rows_, columns_;
-  Shares shares_;
-  float* const b_;
+  const std::vector<Product>& products_;
+  const Shared shared_;
+  std::vector<Side> lefts_, rights_;
+  std::vector<Panel> rows_, columns_;
+  std::vector<Part> parts_;
+  std::unique_ptr<Shares> shares_;
+  float* b_;
 };
+
+using Pieces = const Piece<float>*;
+
+template <class Of>
+std::vector<Product> each(int64_t count, Pieces pieces, const Of& of) {
+  std::vector<Product> products;
+  for (int64_t i = 0; i < count; i++) products.push_back(of(pieces[i]));
+  return products;
+}
+
+void weight_grad(int64_t tokens, int64_t in, int64_t count, Pieces pieces, bool add) {
+  const auto products = each(count, pieces, [&](const Piece<float>& x) {
+    return Product{{x.a, x.outputs}, {x.b, in}, x.c, x.outputs, in, tokens};
+  });
+  Maker(products, Lies::kOutside, Lies::kOutside, Shared::kRight, add).run();
+}
 
 }  // namespace
 
-extern "C" void athanor_linear_f32(const float* x, const float* weight, int64_t tokens, int64_t in, int64_t out, float* y) {
-  Maker({{x, in, Lies::kInside}, {weight, in, Lies::kInside}, tokens, out, in, y, false}).run();
+extern "C" void athanor_linear_f32(int64_t tokens, int64_t in, int64_t count, Pieces pieces) {
+  const auto products = each(count, pieces, [&](const Piece<float>& x) {
+    return Product{{x.a, in}, {x.b, in}, x.c, tokens, x.outputs, in};
+  });
+  Maker(products, Lies::kInside, Lies::kInside, Shared::kLeft, false).run();
 }
 
-extern "C" void athanor_input_grad_f32(const float* grad, const float* weight, int64_t tokens, int64_t in, int64_t out,
-                                        float* d_x) {
-  Maker({{grad, out, Lies::kInside}, {weight, in, Lies::kOutside}, tokens, in, out, d_x, false}).run();
+extern "C" void athanor_input_grad_f32(int64_t tokens, int64_t in, int64_t count, Pieces pieces) {
+  const auto products = each(count, pieces, [&](const Piece<float>& x) {
+    return Product{{x.a, x.outputs}, {x.b, in}, x.c, tokens, in, x.outputs};
+  });
+  Maker(products, Lies::kInside, Lies::kOutside, Shared::kOut, false).run();
 }
 
-extern "C" void athanor_weight_grad_f32(const float* grad, const float* x, int64_t tokens, int64_t in, int64_t out,
-                                         float* d_weight) {
-  Maker({{grad, out, Lies::kOutside}, {x, in, Lies::kOutside}, out, in, tokens, d_weight, false}).run();
+extern "C" void athanor_weight_grad_f32(int64_t tokens, int64_t in, int64_t count, Pieces pieces) {
+  weight_grad(tokens, in, count, pieces, false);
 }
 
-extern "C" void athanor_add_weight_grad_f32(const float* grad, const float* x, int64_t tokens, int64_t in, int64_t out,
-                                             float* d_weight) {
-  Maker({{grad, out, Lies::kOutside}, {x, in, Lies::kOutside}, out, in, tokens, d_weight, true}).run();
+extern "C" void athanor_add_weight_grad_f32(int64_t tokens, int64_t in, int64_t count, Pieces pieces) {
+  weight_grad(tokens, in, count, pieces, true);
 }
 
 #endif  // __AVX512F__

@@ -72,6 +72,14 @@ inline void shrink(float* x, int64_t rows, const float* factor) {
     }
 }
 
+// Asks for rows that will be used soon: those of one head are far apart, which the processor does not follow by itself.
+template <class Value>
+void fetch(const Value* x, int64_t rows, int64_t width, int64_t stride) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < width; c += 64 / static_cast<int64_t>(sizeof(Value)))
+      _mm_prefetch(reinterpret_cast<const char*>(x + r * stride + c), _MM_HINT_T1);
+}
+
 struct alignas(64) Line {
   uint8_t bytes[64];
 };

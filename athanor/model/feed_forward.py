@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from athanor.model.config import ModelConfig
-from athanor.model.linear import Linear
+from athanor.model.linear import Linear, linears
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
@@ -31,5 +31,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(inner, config.hidden_size, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        up = self.up_proj(x)
-        return self.down_proj(self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up))
+        if self.gate_proj is None:
+            return self.down_proj(self.act(self.up_proj(x)))
+        gate, up = linears(x, self.gate_proj, self.up_proj)
+        return self.down_proj(self.act(gate) * up)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from athanor.model.linear import linear
 from athanor.model.products import add_weight_grad, cross_entropy, input_grad_into
 
-#: logits held at once: tokens × vocabulary elements, about 16 MB in float32
-CHUNK_ELEMENTS = 4 * 2**20
+#: logits held at once: tokens × vocabulary elements, 32 MB in float32 (known to athanor.plan.traits too)
+CHUNK_ELEMENTS = 8 * 2**20
 
 
 def _chunk(vocab_size: int) -> int:

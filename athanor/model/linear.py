@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,35 +12,53 @@ from torch import nn
 
 from athanor.model import products
 
+Gradients = tuple[torch.Tensor | None, ...]
 
-class _Linear(torch.autograd.Function):
-    """x Wᵀ, its products by our kernels where these are faster: all in float32, weight gradients in bfloat16."""
+
+class _Linears(torch.autograd.Function):
+    """x Wᵀ of each weight; by our kernels, where these are faster, in float32 all products, in bfloat16 dW."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, weight_OI)
+    def forward(ctx: Any, x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
         if x.dtype != torch.float32:
-            return F.linear(x, weight_OI)
-        return products.linear(x.flatten(0, -2), weight_OI).unflatten(0, x.shape[:-1])
+            return tuple(F.linear(x, weight) for weight in weights)
+        outs = products.operators.linears(x.flatten(0, -2), list(weights))
+        return tuple(out.unflatten(0, x.shape[:-1]) for out in outs)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # type: ignore[override]
-        x, weight_OI = ctx.saved_tensors
-        d_weight = products.weight_grad(grad.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[0]:
-            return None, d_weight
-        if grad.dtype != torch.float32:
-            return grad @ weight_OI, d_weight
-        return products.input_grad(grad.flatten(0, -2), weight_OI).view_as(x), d_weight
+    def backward(ctx: Any, *grads: torch.Tensor) -> Gradients:  # type: ignore[override]
+        x, *weights = ctx.saved_tensors
+        needs_x, *needs = ctx.needs_input_grad
+        flat = [grad.flatten(0, -2) for grad in grads]
+        d_weights: list[torch.Tensor | None] = [None] * len(weights)
+        if any(needs):
+            asked = [i for i, need in enumerate(needs) if need]
+            made = products.operators.weight_grads([flat[i] for i in asked], x.flatten(0, -2))
+            for i, d_weight in zip(asked, made, strict=True):
+                d_weights[i] = d_weight
+        if not needs_x:
+            return None, *d_weights
+        if x.dtype != torch.float32:
+            terms = [grad @ weight for grad, weight in zip(grads, weights, strict=True)]
+            return functools.reduce(torch.add, terms), *d_weights
+        return products.operators.input_grad(flat, list(weights)).view_as(x), *d_weights
+
+
+def _ours(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
+    """Whether the kernels serve for the products of x with each of these weights."""
+    if x.dim() < 2 or any(x.dtype != weight.dtype for weight in weights) or not products.in_memory(x, *weights):
+        return False
+    tokens = x.shape[:-1].numel()
+    fit = all(products.fit(x.dtype, products.Sizes(tokens, w.shape[1], w.shape[0])) for w in weights)
+    return fit and products.serve(x.dtype)
 
 
 def linear(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """``F.linear``, by the kernels where they serve. x [..., I] → [..., O]."""
-    ours = x.dtype == weight_OI.dtype and x.dim() > 1 and products.in_memory(x, weight_OI)
-    ours = ours and products.fit(x.dtype, products.sizes_of(x.shape[:-1].numel(), weight_OI))
-    if not ours or not products.serve(x.dtype):
+    if not _ours(x, [weight_OI]):
         return F.linear(x, weight_OI, bias_O)
-    out: torch.Tensor = _Linear.apply(x, weight_OI)  # type: ignore[no-untyped-call]
+    (out,) = _Linears.apply(x, weight_OI)  # type: ignore[no-untyped-call]
     return out if bias_O is None else out + bias_O
 
 
@@ -47,3 +67,13 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def linears(x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
+    """What each layer makes of x [..., I]: together where they are plain :class:`Linear` layers and the kernels serve,
+    which then read x once, and make one gradient of it."""
+    plain = [layer for layer in layers if type(layer) is Linear and not layer._forward_hooks]
+    if len(plain) < len(layers) or not _ours(x, [layer.weight for layer in plain]):
+        return tuple(layer(x) for layer in layers)
+    outs = _Linears.apply(x, *(layer.weight for layer in plain))  # type: ignore[no-untyped-call]
+    return tuple(out if layer.bias is None else out + layer.bias for out, layer in zip(outs, plain, strict=True))

@@ -2,13 +2,15 @@
 
 On a CPU in bfloat16 a weight gradient, dyᵀ x, runs at half the rate of other products in PyTorch, for its left operand
 is copied transposed first. In float32 PyTorch's products wait for the memory of large matrices. Each function falls
-back to PyTorch where the kernels do not serve: no compiler, no AVX-512 (in bfloat16 no AMX), another dtype, a width that
-is no multiple of 32 (in float32 of 16), in float32 small matrices.
+back to PyTorch where the kernels do not serve: no compiler, no AVX-512 (in bfloat16 no AMX), another dtype, a width
+that is no multiple of 32 (in float32 of 16), in float32 small matrices.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from athanor.model.native import FLAGS, call
 
 SOURCES = [
     Path(__file__).with_name(f"cpu_{name}")
-    for name in ("products.cpp", "products_f32.cpp", "loss.cpp", "tiles.h", "math.h")
+    for name in ("products.cpp", "products_f32.cpp", "loss.cpp", "pieces.h", "tiles.h", "math.h")
 ]
 _CROSS_ENTROPY = {torch.bfloat16: "athanor_cross_entropy", torch.float32: "athanor_cross_entropy_f32"}
 
@@ -91,71 +93,96 @@ def in_memory(*tensors: torch.Tensor) -> bool:
     return all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" for x in tensors)
 
 
-def sizes_of(n_tokens: int, weight_OI: torch.Tensor) -> Sizes:
-    """Of a weight's products with so many tokens."""
-    return Sizes(n_tokens, weight_OI.shape[1], weight_OI.shape[0])
+#: what a kernel makes of one layer: the layer's outputs, two operands, the result
+Piece = tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _made(name: str, sizes: Sizes, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> bool:
-    """Whether the kernel of this name made ``out`` of ``a`` and ``b``: it did where it serves for them."""
-    dtype = a.dtype
-    fitting = dtype == b.dtype and in_memory(a, b, out) and out.is_contiguous() and fit(dtype, sizes)
-    if not fitting or not serve(dtype):
+def _made(name: str, dtype: torch.dtype, shape_NI: torch.Size, pieces: Sequence[Piece]) -> bool:
+    """Whether the kernel of this name made the results of these products, whose input has this shape (cpu_pieces.h): it
+    did where it serves for them. The operands are contiguous."""
+    tokens, inputs = shape_NI
+    for outputs, a, b, out in pieces:
+        fitting = a.dtype == b.dtype == dtype and in_memory(a, b, out) and out.is_contiguous()
+        if not fitting or not fit(dtype, Sizes(tokens, inputs, outputs)):
+            return False
+    if not serve(dtype):
         return False
+    addresses = [x for outputs, *tensors in pieces for x in (outputs, *(t.data_ptr() for t in tensors))]
     kernel = getattr(_multiplying(dtype), f"athanor_{name}{_KINDS[dtype].suffix}")
-    call(kernel, (a.contiguous(), b.contiguous()), sizes, (out,))
+    array = (ctypes.c_int64 * len(addresses))(*addresses)
+    kernel(*map(ctypes.c_int64, (tokens, inputs, len(pieces))), array)
     return True
 
 
-@torch.library.custom_op("athanor::linear", mutates_args=(), device_types="cpu")
-def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """x Wᵀ [N, O]: by a kernel in float32, by PyTorch in bfloat16, where its product is the faster one."""
-    out_NO = x_NI.new_empty(len(x_NI), len(weight_OI))
-    if x_NI.dtype == torch.float32 and _made("linear", sizes_of(len(x_NI), weight_OI), x_NI, weight_OI, out_NO):
-        return out_NO
-    return F.linear(x_NI, weight_OI)
+def linears(x_NI: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """x Wᵀ [N, O] of each weight [O, I]: by a kernel in float32; in bfloat16 PyTorch's product is the faster one."""
+    x_NI = x_NI.contiguous()
+    outs = [x_NI.new_empty(len(x_NI), len(weight)) for weight in weights]
+    pieces = [(len(w), x_NI, w.contiguous(), out) for w, out in zip(weights, outs, strict=True)]
+    if x_NI.dtype == torch.float32 and _made("linear", x_NI.dtype, x_NI.shape, pieces):
+        return outs
+    return [F.linear(x_NI, weight) for weight in weights]
 
 
-@linear.register_fake
-def _(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    return x_NI.new_empty(x_NI.shape[0], weight_OI.shape[0])
+def input_grad(grads: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Σ grad W [N, I]."""
+    out_NI = grads[0].new_empty(len(grads[0]), weights[0].shape[1])
+    pairs = [(grad.contiguous(), w.contiguous()) for grad, w in zip(grads, weights, strict=True)]
+    pieces = [(len(w), grad, w, out_NI) for grad, w in pairs]
+    if grads[0].dtype == torch.float32 and _made("input_grad", torch.float32, out_NI.shape, pieces):
+        return out_NI
+    return functools.reduce(torch.add, [grad @ w for grad, w in pairs])
 
 
-@torch.library.custom_op("athanor::input_grad", mutates_args=(), device_types="cpu")
-def input_grad(grad_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """grad W [N, I]."""
-    out_NI = grad_NO.new_empty(len(grad_NO), weight_OI.shape[1])
-    input_grad_into(grad_NO, weight_OI, out_NI)
-    return out_NI
+def weight_grads(grads: Sequence[torch.Tensor], x_NI: torch.Tensor) -> list[torch.Tensor]:
+    """gradᵀ x [O, I] of each, in the operands' dtype; bfloat16 is summed in float32 and rounded once."""
+    x_NI, grads = x_NI.contiguous(), [grad.contiguous() for grad in grads]
+    outs = [x_NI.new_empty(grad.shape[1], x_NI.shape[1]) for grad in grads]
+    pieces = [(len(out), grad, x_NI, out) for grad, out in zip(grads, outs, strict=True)]
+    if _made("weight_grad", x_NI.dtype, x_NI.shape, pieces):
+        return outs
+    return [grad.T @ x_NI for grad in grads]
 
 
-@input_grad.register_fake
-def _(grad_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    return grad_NO.new_empty(grad_NO.shape[0], weight_OI.shape[1])
+# torch.library.custom_op would do the same with six times the overhead of a call: there are twelve of them a layer.
+_LIBRARY = torch.library.Library("athanor_products", "DEF")
+for _schema, _function in (
+    ("linears(Tensor x, Tensor[] weights) -> Tensor[]", linears),
+    ("input_grad(Tensor[] grads, Tensor[] weights) -> Tensor", input_grad),
+    ("weight_grads(Tensor[] grads, Tensor x) -> Tensor[]", weight_grads),
+):
+    _LIBRARY.define(_schema)
+    _LIBRARY.impl(_schema.partition("(")[0], _function, "CPU")
+operators = torch.ops.athanor_products
 
 
-@torch.library.custom_op("athanor::weight_grad", mutates_args=(), device_types="cpu")
-def weight_grad(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
-    """gradᵀ x [O, I] in the operands' dtype; bfloat16 is summed in float32 and rounded once."""
-    out_OI = grad_NO.new_empty(grad_NO.shape[1], x_NI.shape[1])
-    return out_OI if _made("weight_grad", sizes_of(len(x_NI), out_OI), grad_NO, x_NI, out_OI) else grad_NO.T @ x_NI
+@torch.library.register_fake("athanor_products::linears", lib=_LIBRARY)
+def _(x_NI: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [x_NI.new_empty(x_NI.shape[0], weight.shape[0]) for weight in weights]
 
 
-@weight_grad.register_fake
-def _(grad_NO: torch.Tensor, x_NI: torch.Tensor) -> torch.Tensor:
-    return grad_NO.new_empty(grad_NO.shape[1], x_NI.shape[1])
+@torch.library.register_fake("athanor_products::input_grad", lib=_LIBRARY)
+def _(grads: list[torch.Tensor], weights: list[torch.Tensor]) -> torch.Tensor:
+    return grads[0].new_empty(grads[0].shape[0], weights[0].shape[1])
+
+
+@torch.library.register_fake("athanor_products::weight_grads", lib=_LIBRARY)
+def _(grads: list[torch.Tensor], x_NI: torch.Tensor) -> list[torch.Tensor]:
+    return [grad.new_empty(grad.shape[1], x_NI.shape[1]) for grad in grads]
 
 
 def add_weight_grad(sum_OI: torch.Tensor, grad_NO: torch.Tensor, x_NI: torch.Tensor) -> None:
     """sum += gradᵀ x, the sum in at least float32."""
+    grad_NO, x_NI = grad_NO.contiguous(), x_NI.contiguous()
     wide = sum_OI.dtype == torch.float32
-    if not wide or not _made("add_weight_grad", sizes_of(len(x_NI), sum_OI), grad_NO, x_NI, sum_OI):
+    if not wide or not _made("add_weight_grad", x_NI.dtype, x_NI.shape, [(len(sum_OI), grad_NO, x_NI, sum_OI)]):
         sum_OI += grad_NO.T @ x_NI
 
 
 def input_grad_into(grad_NO: torch.Tensor, weight_OI: torch.Tensor, out_NI: torch.Tensor) -> None:
     """out = grad W."""
-    if not _made("input_grad", sizes_of(len(grad_NO), weight_OI), grad_NO, weight_OI, out_NI):
+    grad_NO, weight_OI = grad_NO.contiguous(), weight_OI.contiguous()
+    if not _made("input_grad", grad_NO.dtype, out_NI.shape, [(len(weight_OI), grad_NO, weight_OI, out_NI)]):
         torch.mm(grad_NO, weight_OI, out=out_NI)
 
 

@@ -164,7 +164,7 @@ ENGINES: dict[str, Engine] = {
         sp_regathers=False,
         separate_products=True,
         logit_bytes=10,
-        logit_chunk=4 * 2**20,
+        logit_chunk=8 * 2**20,
         # model/head.py: the head's gradient is summed in float32, beside a chunk's part of it in bfloat16; what the
         # loss leaves in bfloat16 goes to the root's own reduction, the last of a backward pass.
         embedding_grad_bytes=6,

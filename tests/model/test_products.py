@@ -50,9 +50,9 @@ def test_products_are_rounded_once(
         without_kernels(monkeypatch)
     grad, x, weight = draw(*shape, dtype)
     wide = [t.double() for t in (grad, x, weight)]
-    assert off(products.weight_grad(grad, x), wide[0].T @ wide[1]) < ROUNDED[dtype]
-    assert off(products.input_grad(grad, weight), wide[0] @ wide[2]) < ROUNDED[dtype]
-    assert off(products.linear(x, weight), wide[1] @ wide[2].T) < ROUNDED[dtype]
+    assert off(products.weight_grads([grad], x)[0], wide[0].T @ wide[1]) < ROUNDED[dtype]
+    assert off(products.input_grad([grad], [weight]), wide[0] @ wide[2]) < ROUNDED[dtype]
+    assert off(products.linears(x, [weight])[0], wide[1] @ wide[2].T) < ROUNDED[dtype]
 
 
 def test_which_products_the_kernels_are_for() -> None:
@@ -87,9 +87,9 @@ def test_a_row_is_the_same_among_any_others() -> None:
     if not products.serve(torch.float32):
         pytest.skip("this processor or machine cannot build the kernels")
     _, x, weight = draw(700, 1056, 96, torch.float32)
-    whole = products.linear(x, weight)
+    whole = products.linears(x, [weight])[0]
     for first, last in ((0, 1), (3, 30), (100, 517)):
-        assert torch.equal(products.linear(x[first:last], weight), whole[first:last])
+        assert torch.equal(products.linears(x[first:last], [weight])[0], whole[first:last])
 
 
 @pytest.mark.parametrize("dtype, tol", list(ROUNDED.items()))
@@ -124,7 +124,13 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> 
     try:
         for n in (1, 3):
             torch.set_num_threads(n)
-            seen.append((products.weight_grad(grad, x), products.input_grad(grad, weight), products.linear(x, weight)))
+            seen.append(
+                (
+                    products.weight_grads([grad], x)[0],
+                    products.input_grad([grad], [weight]),
+                    products.linears(x, [weight])[0],
+                )
+            )
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
@@ -132,9 +138,10 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> 
 
 def test_the_operators_keep_their_contract() -> None:
     grad, x, weight = draw(40, 32, 64)
-    torch.library.opcheck(torch.ops.athanor.weight_grad.default, (grad, x))
-    torch.library.opcheck(torch.ops.athanor.input_grad.default, (grad, weight))
-    torch.library.opcheck(torch.ops.athanor.linear.default, (x, weight))
+    operators = torch.ops.athanor_products
+    torch.library.opcheck(operators.weight_grads.default, ([grad, grad[:, :32]], x))
+    torch.library.opcheck(operators.input_grad.default, ([grad, grad], [weight, weight]))
+    torch.library.opcheck(operators.linears.default, (x, [weight, weight[:32]]))
 
 
 @pytest.mark.usefixtures("at_any_size")
