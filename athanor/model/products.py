@@ -197,8 +197,8 @@ def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor, grad: bool) -
         losses_N = torch.empty(len(labels_N))
         call(kernels[name], (labels_N.contiguous(),), (*logits_NV.shape, grad), (logits_NV, losses_N))
         return losses_N, logits_NV
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    log_p, labels_N1 = wide.log_softmax(-1), labels_N[:, None]
+    statistics = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
+    log_p, labels_N1 = logits_NV.to(statistics).log_softmax(-1), labels_N[:, None]
     losses_N = -log_p.gather(-1, labels_N1)[:, 0]
     if not grad:
         return losses_N, log_p
