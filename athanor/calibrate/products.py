@@ -1,4 +1,4 @@
-"""Matrix products by shape, in the three memory layouts that training has: forward, input gradient, weight gradient."""
+"""Matrix products by shape, as training makes them (athanor.model.products): forward, gradients of input and weight."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from athanor.calibrate.clock import Clock
+from athanor.model import products
 from athanor.plan.cluster import Dtype
 
 Role = Literal["forward", "input", "weight"]
@@ -64,12 +64,16 @@ def _seconds(clock: Clock, shape: Shape, dtype: torch.dtype, role: Role) -> floa
         return torch.randn(rows, columns, device=clock.device).to(dtype)
 
     pairs = [_operands(role, m, n, k, make) for _ in range(sets)]
-    multiply = F.linear if role == "forward" else torch.mm
 
     @torch.no_grad()
     def call() -> None:
         for left, right in pairs:
-            multiply(left, right)
+            if role == "forward":
+                products.linears(left, [right])
+            elif role == "input":
+                products.input_grad([left], [right])
+            else:
+                products.weight_grads([left], right)
 
     return clock.seconds(call, inner=sets)
 
@@ -77,13 +81,13 @@ def _seconds(clock: Clock, shape: Shape, dtype: torch.dtype, role: Role) -> floa
 def _operands(
     role: Role, m: int, n: int, k: int, make: Callable[[int, int], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x Wᵀ as a linear layer has it; g W; gᵀ x."""
+    """x and W of x Wᵀ as a linear layer has it; g and W of g W; g and x of gᵀ x."""
     if role == "forward":
         return make(m, k), make(n, k)
     if role == "input":
         return make(m, k), make(k, n)
     # The planner's [m, n] is inputs × outputs; the gradient that is made has the weight's shape, outputs × inputs.
-    return make(k, n).T, make(k, m)
+    return make(k, n), make(k, m)
 
 
 def general_grid(clock: Clock, dtype: Dtype, quick: bool) -> tuple[list[Timing], list[Timing]]:

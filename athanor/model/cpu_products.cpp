@@ -123,6 +123,7 @@ void weight_grad(const Bits* grad, const Bits* x, int64_t tokens, int64_t in, in
 
 }  // namespace
 
+// of one piece
 extern "C" void athanor_input_grad(int64_t tokens, int64_t in, int64_t, const Piece<Bits>* piece) {
   const Side left{{piece->a, piece->outputs, tokens}, Lies::kInside}, right{{piece->b, in, piece->outputs}, Lies::kOutside};
   product(left, right, tokens, in, piece->outputs, false, piece->c, in);

@@ -174,7 +174,7 @@ class Ahead {
 };
 
 struct Soon {
-  Ahead left, right, packed;  // what will be packed, of both operands, and the next panel of what is packed
+  Ahead left, right, packed;  // what will be packed of both operands, and the next panel of what is packed
 };
 
 // c [kTall][kWide · 16] (+)= a [k][16]ᵀ · b [k][kWide · 16]
@@ -319,7 +319,7 @@ class Maker {
       for (size_t i = 0; i < parts_.size(); i++) {
         const Part &now = parts_[i], *next = i + 1 < parts_.size() ? &parts_[i + 1] : nullptr;
         const Span mine = to_pack(now, t, threads);
-        pack(now.right, &columns_[mine.first], &columns_[mine.last], kColumns,
+        pack(now.right, columns_.data() + mine.first, columns_.data() + mine.last, kColumns,
              b_ + (mine.first - now.first) * kColumns * now.right.deep);
         shares_->open(t, threads);
 #pragma omp barrier
@@ -358,15 +358,15 @@ class Maker {
   void multiply_rows(const Span& p, const Part& part, Soon& soon) const {
     const int64_t deep = part.left.deep, panel = 16 * deep;
     float* a = left_memory.of((p.last - p.first) * panel);
-    pack(part.left, &rows_[p.first], &rows_[p.last], 16, a);
+    pack(part.left, rows_.data() + p.first, rows_.data() + p.last, 16, a);
     const float* b = b_;
     for (int64_t j = part.first; j < part.last; j++, b += kColumns * deep) {
       soon.packed = Ahead(b + kColumns * deep, 1, j + 1 < part.last ? columns_[j + 1].n * deep : 0, 0);
       for (int64_t i = p.first; i < p.last; i++) {
         const Panel &row = rows_[i], &column = columns_[j];
         const Product& x = products_[shared_ == Shared::kLeft ? column.piece : row.piece];
-        multiply_all<kRows>(row.n, column.n, a + (i - p.first) * panel, b, deep, part.add, x.out + row.at * x.n + column.at, x.n,
-                            soon);
+        float* out = x.out + row.at * x.n + column.at;
+        multiply_all<kRows>(row.n, column.n, a + (i - p.first) * panel, b, deep, part.add, out, x.n, soon);
       }
     }
   }

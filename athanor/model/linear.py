@@ -69,10 +69,16 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def _hooked(layer: nn.Module) -> bool:
+    """Whether somebody wants to see calls of this layer."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks)
+
+
 def linears(x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
     """What each layer makes of x [..., I]: together where they are plain :class:`Linear` layers and the kernels serve,
     which then read x once, and make one gradient of it."""
-    plain = [layer for layer in layers if type(layer) is Linear and not layer._forward_hooks]
+    plain = [layer for layer in layers if type(layer) is Linear and not _hooked(layer)]
     if len(plain) < len(layers) or not _ours(x, [layer.weight for layer in plain]):
         return tuple(layer(x) for layer in layers)
     outs = _Linears.apply(x, *(layer.weight for layer in plain))  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ def test_roles_are_the_three_products_of_a_linear_layer():
     g = torch.randn_like(y)
     y.backward(g)
     left, right = _operands("weight", 4, 5, 6, lambda a, b: g.clone() if (a, b) == (6, 5) else x.detach())
-    assert torch.equal(left @ right, w.grad)
+    assert torch.equal(left.T @ right, w.grad)
     left, right = _operands("input", 6, 4, 5, lambda a, b: g if (a, b) == (6, 5) else w.detach())
     assert torch.equal(left @ right, x.grad)
     left, right = _operands("forward", 6, 5, 4, lambda a, b: x.detach() if a == 6 else w.detach())
