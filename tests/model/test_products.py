@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from athanor.model import products
-from athanor.model.linear import Linear, linear
+from athanor.model.linear import Linear, linear, linears
 
 #: tokens, in, out: multiples of the tiles and not, wider than a block either way, one token
 SHAPES = [(64, 32, 64), (1, 64, 32), (37, 96, 1056), (700, 1056, 96), (1100, 64, 64), (300, 544, 544), (50, 48, 64)]
@@ -90,6 +90,42 @@ def test_a_row_is_the_same_among_any_others() -> None:
     whole = products.linears(x, [weight])[0]
     for first, last in ((0, 1), (3, 30), (100, 517)):
         assert torch.equal(products.linears(x[first:last], [weight])[0], whole[first:last])
+
+
+@pytest.mark.usefixtures("at_any_size")
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("widths", [(96, 48, 48), (1408, 1408), (16, 1056, 80)])
+def test_layers_that_read_the_same_input_are_multiplied_together(
+    widths: tuple[int, ...], kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widths that are no whole blocks of columns, and of different depth where they are summed over."""
+    if not kernels:
+        without_kernels(monkeypatch)
+    torch.manual_seed(3)
+    x = torch.randn(3, 211, 80, requires_grad=True)
+    layers = [Linear(80, width, bias=i == 0) for i, width in enumerate(widths)]
+    grads = [torch.randn(3, 211, width) for width in widths]
+    outs = linears(x, *layers)
+    torch.autograd.backward(outs, grads)
+    wide = x.detach().double().requires_grad_()
+    for out, grad, layer in zip(outs, grads, layers, strict=True):
+        same = torch.nn.Linear(80, layer.out_features, bias=layer.bias is not None).double()
+        same.load_state_dict({k: v.double() for k, v in layer.state_dict().items()})
+        want = same(wide)
+        want.backward(grad.double())
+        assert off(out, want.detach()) < ROUNDED[torch.float32]
+        for ours, theirs in zip(layer.parameters(), same.parameters(), strict=True):
+            assert ours.grad is not None and theirs.grad is not None
+            assert off(ours.grad, theirs.grad) < ROUNDED[torch.float32]
+    assert x.grad is not None and wide.grad is not None
+    assert off(x.grad, wide.grad) < ROUNDED[torch.float32]
+
+
+def test_a_layer_that_somebody_watches_is_called_by_itself() -> None:
+    layers, seen = [Linear(512, 512), Linear(512, 512)], []
+    layers[1].register_forward_hook(lambda *_: seen.append(1))
+    linears(torch.randn(512, 512), *layers)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("dtype, tol", list(ROUNDED.items()))
