@@ -202,8 +202,6 @@ extern "C" void athanor_attention_forward(const Bits* q, const Bits* k, const Bi
     const int64_t kv_at = start * kv_stride + kv * width, n = padded * width;
     Scratch memory(2 * n * 2 + kBlock * (width * 6 + kBlock * 6));
     Bits *keys = memory.take<Bits>(n), *values_t = memory.take<Bits>(n);
-    fetch(k + kv_at, length, width, kv_stride), fetch(v + kv_at, length, width, kv_stride);
-    fetch(q + (start * heads + kv * group) * width, length, width, heads * width);
     pack_left({k + kv_at, kv_stride, length}, 0, padded, 0, width, keys);
     pack_across<true>({v + kv_at, kv_stride, length}, 0, width, 0, padded, values_t);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
@@ -224,8 +222,6 @@ extern "C" void athanor_attention_backward(const Bits* grad, const Bits* q, cons
     Scratch memory(n * (7 * 2 + 3 * 4) + padded * 8 + kBlock * kBlock * 14);
     Bits *keys = memory.take<Bits>(n), *keys_t = memory.take<Bits>(n), *values = memory.take<Bits>(n);
     float *d_keys = memory.take<float>(n), *d_values = memory.take<float>(n);
-    fetch(k + kv_at, length, width, kv_stride), fetch(v + kv_at, length, width, kv_stride);
-    for (const Bits* x : {q, grad, out}) fetch(x + (start * heads + kv * group) * width, length, width, heads * width);
     pack_left({k + kv_at, kv_stride, length}, 0, padded, 0, width, keys);
     pack_across<true>({k + kv_at, kv_stride, length}, 0, width, 0, padded, keys_t);
     pack_left({v + kv_at, kv_stride, length}, 0, padded, 0, width, values);
